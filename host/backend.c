@@ -1,0 +1,50 @@
+#include "backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+size_t dtype_bytes(DType type) {
+  static const size_t bytes[] = {[F32] = 4, [BF16] = 2, [I32] = 4, [U8] = 1};
+  return bytes[type];
+}
+
+/* The devices, best first: "auto" takes the first row that has one. */
+typedef struct Device {
+  const char *name;
+  Status (*open)(int index, Backend **out);
+  int (*count)(void);
+} Device;
+
+static int one(void) { return 1; }
+
+static const Device devices[] = {
+#ifdef POPALM_CUDA
+    {"cuda", cuda_backend_open, cuda_backend_devices},
+#endif
+    {"cpu", cpu_backend_open, one},
+};
+
+Status backend_open(const char *device, Backend **out) {
+  const char *colon = strchr(device, ':');
+  size_t length = colon ? (size_t)(colon - device) : strlen(device);
+  char *end = NULL;
+  long index = colon ? strtol(colon + 1, &end, 10) : 0;
+  if (colon && (end == colon + 1 || *end || index < 0 || index > 1023))
+    return fail(INVALID, "device \"%s\": the number is not one; write cuda:0", device);
+  for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+    bool chosen = strlen(devices[i].name) == length && memcmp(devices[i].name, device, length) == 0;
+    if (!chosen && (strcmp(device, "auto") != 0 || devices[i].count() == 0)) continue;
+    if (index >= devices[i].count())
+      return fail(INVALID, "device \"%s\": this machine has %d of them; use --device cpu or another number", device,
+                  devices[i].count());
+    return devices[i].open((int)index, out);
+  }
+  return fail(INVALID, "device \"%s\" is not known to this build; use auto or cpu%s", device,
+#ifdef POPALM_CUDA
+              ", cuda or cuda:n"
+#else
+              " (for cuda, build where nvcc is installed)"
+#endif
+  );
+}
