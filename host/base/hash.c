@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#define XXH_STATIC_LINKING_ONLY /* the state as a complete type */
 #include <xxhash.h>
 
 #include "base/text.h"
