@@ -1,0 +1,32 @@
+/* The shape of a decoder, as a small JSON file describes it. */
+#ifndef POPALM_MODELS_CONFIG_H
+#define POPALM_MODELS_CONFIG_H
+
+#include "backend.h"
+#include "base/arena.h"
+#include "base/json.h"
+
+typedef struct DecoderConfig {
+  int vocab, hidden, layers, heads, kv_heads, head_dim;
+  int mlp;           /* F, width of the MLP */
+  int max_positions; /* context length */
+  NormKind norm;
+  float norm_epsilon;
+  bool rope; /* else learned positions */
+  float rope_theta;
+  ActivationKind activation;
+  bool bias;     /* of norms, projections and MLP */
+  bool qkv_bias; /* of the query, key and value projection */
+  bool tied;     /* the vocabulary layer is the token table */
+} DecoderConfig;
+
+/* Finds and reads models/presets/<preset>.json beside the program, or the path that preset is. vocab stays 0:
+ * it comes from the tokenizer. */
+Status decoder_config_read(Arena *arena, const char *preset, DecoderConfig *out) CHECKED;
+/* The file decoder_config_read would read. */
+Status decoder_preset_path(Arena *arena, const char *preset, const char **out) CHECKED;
+/* An object of the same keys (with "vocab"), and back. */
+cJSON *decoder_config_json(const DecoderConfig *config);
+Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig *out) CHECKED;
+
+#endif

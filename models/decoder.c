@@ -1,0 +1,330 @@
+#include "models/decoder.h"
+
+#include <math.h>
+
+#define WEIGHT(index) parameters_weight(decoder->parameters, index)
+#define GRAD(index) parameters_grad(decoder->parameters, index)
+
+static int query_width(const DecoderConfig *c) { return c->heads * c->head_dim; }
+static int qkv_width(const DecoderConfig *c) { return (c->heads + 2 * c->kv_heads) * c->head_dim; }
+static int up_width(const DecoderConfig *c) {
+  return c->activation == ACTIVATION_SWIGLU ? 2 * c->mlp : c->mlp;
+}
+
+/* ---- declaration ---- */
+
+typedef struct Declaration {
+  Parameters *parameters;
+  Arena *arena;
+  int layer; /* -1: outside the layers */
+} Declaration;
+
+static int declare(const Declaration *d, bool present, const char *name, int rows, int cols, Init init,
+                   double std) {
+  if (!present) return -1;
+  const char *full = d->layer < 0 ? name : arena_print(d->arena, "layers.%d.%s", d->layer, name);
+  return parameters_add(d->parameters, d->arena, full, rows, cols, init, std);
+}
+
+void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Parameters *parameters) {
+  const double std = 0.02;
+  const double residual_std = std / sqrt(2.0 * c->layers); /* GPT-2: keeps the stream's variance at depth */
+  int H = c->hidden, F = c->mlp, q = query_width(c), qkv = qkv_width(c), up = up_width(c);
+  bool norm_bias = c->bias && c->norm == NORM_LAYER;
+  Declaration d = {parameters, arena, -1};
+  *decoder = (Decoder){.config = *c, .parameters = parameters, .layer = NEW(arena, DecoderLayer, c->layers)};
+  decoder->token_table = declare(&d, true, "embedding.weight", c->vocab, H, INIT_NORMAL, std);
+  decoder->position_table = declare(&d, !c->rope, "positions.weight", c->max_positions, H, INIT_NORMAL, std);
+  for (d.layer = 0; d.layer < c->layers; d.layer++) {
+    DecoderLayer *l = &decoder->layer[d.layer];
+    l->norm1_gain = declare(&d, true, "attention_norm.gain", H, 0, INIT_ONES, 0);
+    l->norm1_bias = declare(&d, norm_bias, "attention_norm.bias", H, 0, INIT_ZEROS, 0);
+    l->qkv = declare(&d, true, "attention.qkv.weight", qkv, H, INIT_NORMAL, std);
+    l->qkv_bias = declare(&d, c->qkv_bias, "attention.qkv.bias", qkv, 0, INIT_ZEROS, 0);
+    l->proj = declare(&d, true, "attention.proj.weight", H, q, INIT_NORMAL, residual_std);
+    l->proj_bias = declare(&d, c->bias, "attention.proj.bias", H, 0, INIT_ZEROS, 0);
+    l->norm2_gain = declare(&d, true, "mlp_norm.gain", H, 0, INIT_ONES, 0);
+    l->norm2_bias = declare(&d, norm_bias, "mlp_norm.bias", H, 0, INIT_ZEROS, 0);
+    l->up = declare(&d, true, "mlp.up.weight", up, H, INIT_NORMAL, std);
+    l->up_bias = declare(&d, c->bias, "mlp.up.bias", up, 0, INIT_ZEROS, 0);
+    l->down = declare(&d, true, "mlp.down.weight", H, F, INIT_NORMAL, residual_std);
+    l->down_bias = declare(&d, c->bias, "mlp.down.bias", H, 0, INIT_ZEROS, 0);
+  }
+  d.layer = -1;
+  decoder->final_gain = declare(&d, true, "final_norm.gain", H, 0, INIT_ONES, 0);
+  decoder->final_bias = declare(&d, norm_bias, "final_norm.bias", H, 0, INIT_ZEROS, 0);
+  decoder->vocab_weight =
+      c->tied ? decoder->token_table : declare(&d, true, "vocab.weight", c->vocab, H, INIT_NORMAL, std);
+}
+
+/* ---- activations ---- */
+
+typedef struct Carver { /* hands out aligned pieces of one allocation; with base NULL it only measures */
+  char *base;
+  size_t at;
+} Carver;
+
+static void *carve(Carver *carver, size_t rows, int width, size_t element) {
+  void *piece = carver->base ? carver->base + carver->at : NULL;
+  carver->at += (rows * (size_t)width * element + 255) / 256 * 256;
+  return piece;
+}
+
+static LayerActivations carve_layer(Carver *carver, const DecoderConfig *c, size_t element, size_t n,
+                                    bool training) {
+  LayerActivations out = {.x1 = carve(carver, n, c->hidden, element),
+                          .y1 = carve(carver, n, c->hidden, element),
+                          .qkv = carve(carver, n, qkv_width(c), element),
+                          .attended = carve(carver, n, query_width(c), element),
+                          .x2 = carve(carver, n, c->hidden, element),
+                          .y2 = carve(carver, n, c->hidden, element),
+                          .u = carve(carver, n, up_width(c), element),
+                          .g = carve(carver, n, c->mlp, element)};
+  if (!training) return out;
+  out.lse = carve(carver, n, c->heads, sizeof(float));
+  out.rstd1 = carve(carver, n, 1, sizeof(float));
+  out.rstd2 = carve(carver, n, 1, sizeof(float));
+  if (c->norm == NORM_RMS) return out;
+  out.mean1 = carve(carver, n, 1, sizeof(float));
+  out.mean2 = carve(carver, n, 1, sizeof(float));
+  return out;
+}
+
+static void carve_all(Carver *carver, const DecoderConfig *c, size_t element, Activations *out) {
+  size_t n = (size_t)out->max_tokens;
+  for (int l = 0; l < c->layers; l++) {
+    bool shared = !out->training && l > 0;
+    LayerActivations layer =
+        shared ? (LayerActivations){0} : carve_layer(carver, c, element, n, out->training);
+    if (out->layer) out->layer[l] = shared ? out->layer[0] : layer;
+  }
+  out->branch = carve(carver, n, c->hidden, element);
+  if (!out->training) return;
+  out->dstream = carve(carver, n, c->hidden, element);
+  out->dy = carve(carver, n, c->hidden, element);
+  out->datt = carve(carver, n, query_width(c), element);
+  out->dqkv = carve(carver, n, qkv_width(c), element);
+  out->du = carve(carver, n, up_width(c), element);
+  out->dg = carve(carver, n, c->mlp, element);
+}
+
+size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, bool training) {
+  Carver carver = {0};
+  Activations measured = {.max_tokens = max_tokens, .training = training};
+  carve_all(&carver, config, dtype_bytes(storage), &measured);
+  return carver.at;
+}
+
+Status activations_allocate(Activations *activations, Arena *arena, const DecoderConfig *config,
+                            Backend *backend, int max_tokens, bool training) {
+  *activations = (Activations){
+      .max_tokens = max_tokens, .training = training, .layer = NEW(arena, LayerActivations, config->layers)};
+  activations->bytes = activations_bytes(config, backend->storage, max_tokens, training);
+  TRY(backend->alloc(backend, activations->bytes, "activations (fewer tokens per batch need less)",
+                     &activations->memory));
+  Carver carver = {activations->memory, 0};
+  carve_all(&carver, config, dtype_bytes(backend->storage), activations);
+  return OK;
+}
+
+void activations_free(Activations *activations, Backend *backend) {
+  if (activations->memory) backend->free(backend, activations->memory);
+  activations->memory = NULL;
+}
+
+/* ---- forward ---- */
+
+static void linear(const Decoder *decoder, const void *x, int weight, int bias, void *y, int rows, int in,
+                   int out) {
+  Backend *backend = decoder->parameters->backend;
+  backend->linear(backend, &(Linear){.x = x,
+                                     .weight = WEIGHT(weight),
+                                     .bias = WEIGHT(bias),
+                                     .y = y,
+                                     .rows = rows,
+                                     .in = in,
+                                     .out = out});
+}
+
+static void rope(const Decoder *decoder, void *qkv, const int32_t *positions, int rows, bool inverse) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  if (!c->rope) return;
+  backend->rope(backend, &(Rope){.qkv = qkv,
+                                 .positions = positions,
+                                 .rows = rows,
+                                 .heads = c->heads,
+                                 .kv_heads = c->kv_heads,
+                                 .head_dim = c->head_dim,
+                                 .theta = c->rope_theta,
+                                 .inverse = inverse});
+}
+
+void decoder_before_attention(const Decoder *decoder, int index, const LayerActivations *a, const void *x,
+                              const void *residual, const int32_t *positions, int rows) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  const DecoderLayer *l = &decoder->layer[index];
+  backend->norm(backend, &(Norm){.kind = c->norm,
+                                 .x = x,
+                                 .residual = residual,
+                                 .sum = a->x1,
+                                 .y = a->y1,
+                                 .mean = a->mean1,
+                                 .rstd = a->rstd1,
+                                 .gain = WEIGHT(l->norm1_gain),
+                                 .bias = WEIGHT(l->norm1_bias),
+                                 .rows = rows,
+                                 .hidden = c->hidden,
+                                 .epsilon = c->norm_epsilon});
+  linear(decoder, a->y1, l->qkv, l->qkv_bias, a->qkv, rows, c->hidden, qkv_width(c));
+  rope(decoder, a->qkv, positions, rows, false);
+}
+
+void decoder_after_attention(const Decoder *decoder, int index, const LayerActivations *a, void *branch,
+                             int rows) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  const DecoderLayer *l = &decoder->layer[index];
+  linear(decoder, a->attended, l->proj, l->proj_bias, branch, rows, query_width(c), c->hidden);
+  backend->norm(backend, &(Norm){.kind = c->norm,
+                                 .x = a->x1,
+                                 .residual = branch,
+                                 .sum = a->x2,
+                                 .y = a->y2,
+                                 .mean = a->mean2,
+                                 .rstd = a->rstd2,
+                                 .gain = WEIGHT(l->norm2_gain),
+                                 .bias = WEIGHT(l->norm2_bias),
+                                 .rows = rows,
+                                 .hidden = c->hidden,
+                                 .epsilon = c->norm_epsilon});
+  linear(decoder, a->y2, l->up, l->up_bias, a->u, rows, c->hidden, up_width(c));
+  backend->activation(
+      backend, &(Activation){.kind = c->activation, .x = a->u, .y = a->g, .rows = rows, .width = c->mlp});
+  linear(decoder, a->g, l->down, l->down_bias, branch, rows, c->mlp, c->hidden);
+}
+
+void decoder_forward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  int rows = input->sequences.tokens;
+  backend->embedding(backend, &(Embedding){.tokens = input->tokens,
+                                           .positions = input->positions,
+                                           .rows = rows,
+                                           .hidden = c->hidden,
+                                           .vocab = c->vocab,
+                                           .max_positions = c->max_positions,
+                                           .token_table = WEIGHT(decoder->token_table),
+                                           .position_table = WEIGHT(decoder->position_table),
+                                           .out = activations->layer[0].x1});
+  for (int i = 0; i < c->layers; i++) {
+    LayerActivations *a = &activations->layer[i];
+    const void *x = i ? activations->layer[i - 1].x2 : a->x1;
+    decoder_before_attention(decoder, i, a, x, i ? activations->branch : NULL, input->positions, rows);
+    backend->attention(backend, &(Attention){.sequences = input->sequences,
+                                             .qkv = a->qkv,
+                                             .out = a->attended,
+                                             .lse = a->lse,
+                                             .heads = c->heads,
+                                             .kv_heads = c->kv_heads,
+                                             .head_dim = c->head_dim});
+    decoder_after_attention(decoder, i, a, activations->branch, rows);
+  }
+}
+
+/* ---- backward ---- */
+
+static void linear_backward(const Decoder *decoder, const void *x, int weight, int bias, const void *dy,
+                            void *dx, int rows, int in, int out) {
+  Backend *backend = decoder->parameters->backend;
+  backend->linear_backward(backend, &(LinearBackward){.x = x,
+                                                      .weight = WEIGHT(weight),
+                                                      .dy = dy,
+                                                      .dx = dx,
+                                                      .dweight = GRAD(weight),
+                                                      .dbias = GRAD(bias),
+                                                      .rows = rows,
+                                                      .in = in,
+                                                      .out = out});
+}
+
+/* dstream <- dstream + gradient of dy through the norm of sum */
+static void norm_backward(const Decoder *decoder, const Activations *activations, const void *sum,
+                          const float *mean, const float *rstd, int gain, int bias, int rows) {
+  Backend *backend = decoder->parameters->backend;
+  backend->norm_backward(backend, &(NormBackward){.kind = decoder->config.norm,
+                                                  .sum = sum,
+                                                  .dy = activations->dy,
+                                                  .dresidual = activations->dstream,
+                                                  .mean = mean,
+                                                  .rstd = rstd,
+                                                  .gain = WEIGHT(gain),
+                                                  .dx = activations->dstream,
+                                                  .dgain = GRAD(gain),
+                                                  .dbias = GRAD(bias),
+                                                  .rows = rows,
+                                                  .hidden = decoder->config.hidden});
+}
+
+static void backward_mlp(const Decoder *decoder, Activations *activations, int index, int rows) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  const DecoderLayer *l = &decoder->layer[index];
+  const LayerActivations *a = &activations->layer[index];
+  linear_backward(decoder, a->g, l->down, l->down_bias, activations->dstream, activations->dg, rows, c->mlp,
+                  c->hidden);
+  backend->activation_backward(backend, &(ActivationBackward){.kind = c->activation,
+                                                              .x = a->u,
+                                                              .dy = activations->dg,
+                                                              .dx = activations->du,
+                                                              .rows = rows,
+                                                              .width = c->mlp});
+  linear_backward(decoder, a->y2, l->up, l->up_bias, activations->du, activations->dy, rows, c->hidden,
+                  up_width(c));
+  norm_backward(decoder, activations, a->x2, a->mean2, a->rstd2, l->norm2_gain, l->norm2_bias, rows);
+}
+
+static void backward_attention(const Decoder *decoder, Activations *activations, int index,
+                               const DecoderInput *input) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  const DecoderLayer *l = &decoder->layer[index];
+  const LayerActivations *a = &activations->layer[index];
+  int rows = input->sequences.tokens;
+  linear_backward(decoder, a->attended, l->proj, l->proj_bias, activations->dstream, activations->datt, rows,
+                  query_width(c), c->hidden);
+  backend->attention_backward(backend, &(AttentionBackward){.sequences = input->sequences,
+                                                            .qkv = a->qkv,
+                                                            .out = a->attended,
+                                                            .dout = activations->datt,
+                                                            .lse = a->lse,
+                                                            .dqkv = activations->dqkv,
+                                                            .heads = c->heads,
+                                                            .kv_heads = c->kv_heads,
+                                                            .head_dim = c->head_dim});
+  rope(decoder, activations->dqkv, input->positions, rows, true);
+  linear_backward(decoder, a->y1, l->qkv, l->qkv_bias, activations->dqkv, activations->dy, rows, c->hidden,
+                  qkv_width(c));
+  norm_backward(decoder, activations, a->x1, a->mean1, a->rstd1, l->norm1_gain, l->norm1_bias, rows);
+}
+
+void decoder_backward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  int rows = input->sequences.tokens;
+  for (int i = c->layers - 1; i >= 0; i--) {
+    backward_mlp(decoder, activations, i, rows);
+    backward_attention(decoder, activations, i, input);
+  }
+  backend->embedding_backward(backend,
+                              &(EmbeddingBackward){.tokens = input->tokens,
+                                                   .positions = input->positions,
+                                                   .rows = rows,
+                                                   .hidden = c->hidden,
+                                                   .vocab = c->vocab,
+                                                   .max_positions = c->max_positions,
+                                                   .dout = activations->dstream,
+                                                   .dtoken_table = GRAD(decoder->token_table),
+                                                   .dposition_table = GRAD(decoder->position_table)});
+}

@@ -1,0 +1,73 @@
+/* The decoder: a pre-norm transformer described by a small JSON file, which covers GPT-2 (layer norm, learned
+ * positions, GELU, biases, tied embedding) and the Llama and Qwen families (RMS norm, rope, SwiGLU, grouped
+ * heads). Weights are in Parameters, activations in Activations. */
+#ifndef POPALM_MODELS_DECODER_H
+#define POPALM_MODELS_DECODER_H
+
+#include "models/config.h"
+#include "models/parameters.h"
+
+/* Indices into Parameters; -1 where the model has none. */
+typedef struct DecoderLayer {
+  int norm1_gain, norm1_bias; /* [H] */
+  int qkv, qkv_bias;          /* [(Hq + 2 Hkv) d, H] */
+  int proj, proj_bias;        /* [H, Hq d] */
+  int norm2_gain, norm2_bias;
+  int up, up_bias;     /* [F, H], or [2F, H] (gate above up) for SwiGLU */
+  int down, down_bias; /* [H, F] */
+} DecoderLayer;
+
+typedef struct Decoder {
+  DecoderConfig config;
+  Parameters *parameters;
+  int token_table, position_table; /* [V, H], [max_positions, H] */
+  DecoderLayer *layer;             /* [layers] */
+  int final_gain, final_bias;
+  int vocab_weight; /* [V, H]; token_table when tied */
+} Decoder;
+
+/* Packed tokens on the device. */
+typedef struct DecoderInput {
+  const int32_t *tokens, *positions; /* [N] */
+  Sequences sequences;
+} DecoderInput;
+
+typedef struct LayerActivations {
+  void *x1, *y1, *qkv, *attended, *x2, *y2, *u,
+      *g;                                     /* [N, H | H | (Hq + 2 Hkv) d | Hq d | H | H | F or 2F | F] */
+  float *lse, *mean1, *rstd1, *mean2, *rstd2; /* [Hq, N], [N] ...; NULL without training */
+} LayerActivations;
+
+/* Buffers of one forward and backward pass over at most max_tokens tokens. Without training all layers
+ * share one set and there are no gradients. */
+typedef struct Activations {
+  int max_tokens;
+  bool training;
+  LayerActivations *layer;
+  void *branch;                               /* [N, H] what the last layer adds to its x2 */
+  void *dstream, *dy, *datt, *dqkv, *du, *dg; /* gradients */
+  void *memory;                               /* all of the above */
+  size_t bytes;
+} Activations;
+
+/* Declares the decoder's tensors in parameters. */
+void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *config, Parameters *parameters);
+
+size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, bool training);
+Status activations_allocate(Activations *activations, Arena *arena, const DecoderConfig *config,
+                            Backend *backend, int max_tokens, bool training) CHECKED;
+void activations_free(Activations *activations, Backend *backend);
+
+/* Afterwards the residual stream is layer[last].x2 + branch. */
+void decoder_forward(const Decoder *decoder, Activations *activations, const DecoderInput *input);
+/* From the gradient of that stream in activations->dstream (overwritten) to the parameters' gradients. */
+void decoder_backward(const Decoder *decoder, Activations *activations, const DecoderInput *input);
+
+/* The two halves of a layer around its attention, which the decode path (decode.c) shares:
+ * x + residual -> norm -> qkv -> rope, and attended -> projection -> norm -> MLP -> branch. */
+void decoder_before_attention(const Decoder *decoder, int layer, const LayerActivations *buffers,
+                              const void *x, const void *residual, const int32_t *positions, int rows);
+void decoder_after_attention(const Decoder *decoder, int layer, const LayerActivations *buffers, void *branch,
+                             int rows);
+
+#endif

@@ -1,0 +1,235 @@
+#include "models/parameters.h"
+
+#include <string.h>
+
+int parameters_add(Parameters *parameters, Arena *arena, const char *name, int rows, int cols, Init init,
+                   double std) {
+  if (parameters->count == parameters->capacity) {
+    int capacity = parameters->capacity ? 2 * parameters->capacity : 64;
+    Parameter *list = NEW(arena, Parameter, capacity);
+    if (parameters->count) memcpy(list, parameters->list, sizeof *list * (size_t)parameters->count);
+    parameters->list = list;
+    parameters->capacity = capacity;
+  }
+  parameters->list[parameters->count] = (Parameter){.name = arena_strdup(arena, name),
+                                                    .rank = cols ? 2 : 1,
+                                                    .shape = {rows, cols},
+                                                    .count = (size_t)rows * (size_t)(cols ? cols : 1),
+                                                    .init = init,
+                                                    .init_std = std};
+  return parameters->count++;
+}
+
+static size_t padded(size_t count) {
+  return (count + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
+}
+
+static void lay_out(Parameters *parameters) {
+  size_t at = 0;
+  for (int rank = 2; rank >= 1; rank--) {
+    for (int i = 0; i < parameters->count; i++) {
+      Parameter *parameter = &parameters->list[i];
+      if (parameter->rank != rank) continue;
+      parameter->offset = at;
+      at += padded(parameter->count);
+    }
+    if (rank == 2) parameters->decay_total = at;
+  }
+  parameters->total = at;
+}
+
+size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
+  size_t total = 0, each = dtype_bytes(storage);
+  for (int i = 0; i < parameters->count; i++) total += padded(parameters->list[i].count);
+  if (trainable) each += dtype_bytes(storage) + 2 * sizeof(float) + (storage == F32 ? 0 : sizeof(float));
+  return total * each;
+}
+
+size_t parameters_elements(const Parameters *parameters) {
+  size_t total = 0;
+  for (int i = 0; i < parameters->count; i++) total += parameters->list[i].count;
+  return total;
+}
+
+Status parameters_allocate(Parameters *parameters, Backend *backend, bool trainable) {
+  lay_out(parameters);
+  parameters->backend = backend;
+  parameters->trainable = trainable;
+  size_t element = dtype_bytes(backend->storage), total = parameters->total;
+  TRY(backend->alloc(backend, total * element, "model weights", &parameters->weights));
+  backend->zero(backend, parameters->weights, total * element);
+  if (backend->storage == F32) parameters->master = parameters->weights;
+  if (!trainable) return OK;
+  TRY(backend->alloc(backend, total * element, "gradients", &parameters->grads));
+  TRY(backend->alloc(backend, total * sizeof(float), "optimizer states", (void **)&parameters->m));
+  TRY(backend->alloc(backend, total * sizeof(float), "optimizer states", (void **)&parameters->v));
+  TRY(backend->alloc(backend, sizeof(float), "the gradient norm", (void **)&parameters->norm));
+  if (backend->storage != F32) {
+    TRY(backend->alloc(backend, total * sizeof(float), "fp32 master weights", (void **)&parameters->master));
+    backend->zero(backend, parameters->master, total * sizeof(float));
+  }
+  backend->zero(backend, parameters->grads, total * element);
+  backend->zero(backend, parameters->m, total * sizeof(float));
+  backend->zero(backend, parameters->v, total * sizeof(float));
+  return OK;
+}
+
+void parameters_free(Parameters *parameters) {
+  Backend *backend = parameters->backend;
+  if (!backend) return;
+  bool own_master = (void *)parameters->master != parameters->weights;
+  void *memory[] = {parameters->weights, parameters->grads, parameters->m,
+                    parameters->v,       parameters->norm,  own_master ? parameters->master : NULL};
+  for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+    if (memory[i]) backend->free(backend, memory[i]);
+  *parameters =
+      (Parameters){.list = parameters->list, .count = parameters->count, .capacity = parameters->capacity};
+}
+
+static void *address(const Parameters *parameters, void *base, int index) {
+  if (index < 0) return NULL;
+  return (char *)base + parameters->list[index].offset * dtype_bytes(parameters->backend->storage);
+}
+
+void *parameters_weight(const Parameters *parameters, int index) {
+  return address(parameters, parameters->weights, index);
+}
+
+void *parameters_grad(const Parameters *parameters, int index) {
+  return address(parameters, parameters->grads, index);
+}
+
+void parameters_zero_grads(Parameters *parameters) {
+  Backend *backend = parameters->backend;
+  backend->zero(backend, parameters->grads, parameters->total * dtype_bytes(backend->storage));
+}
+
+/* Writes fp32 host values over one tensor's weights (and master). */
+static Status put(Parameters *parameters, const Parameter *parameter, const float *values) {
+  Backend *backend = parameters->backend;
+  size_t bytes = parameter->count * sizeof(float);
+  char *weights = (char *)parameters->weights + parameter->offset * dtype_bytes(backend->storage);
+  if (parameters->master) {
+    float *master = parameters->master + parameter->offset;
+    backend->upload(backend, master, values, bytes);
+    if (backend->storage != F32)
+      backend->convert(backend, weights, backend->storage, master, F32, parameter->count);
+    return OK;
+  }
+  void *staging;
+  TRY(backend->alloc(backend, bytes, "staging of weights", &staging));
+  backend->upload(backend, staging, values, bytes);
+  backend->convert(backend, weights, backend->storage, staging, F32, parameter->count);
+  Status status = backend->synchronize(backend);
+  backend->free(backend, staging);
+  return status;
+}
+
+Status parameters_init(Parameters *parameters, uint64_t seed) {
+  Arena arena = {0};
+  Status status = OK;
+  for (int i = 0; i < parameters->count && status == OK; i++) {
+    const Parameter *parameter = &parameters->list[i];
+    ArenaMark mark = arena_mark(&arena);
+    float *values = NEW(&arena, float, parameter->count);
+    RandomKey key = {seed, RANDOM_INIT, (uint32_t)i};
+#pragma omp parallel for
+    for (size_t j = 0; j < parameter->count; j++) {
+      if (parameter->init == INIT_ONES) values[j] = 1;
+      if (parameter->init == INIT_NORMAL)
+        values[j] = (float)(parameter->init_std * random_normal(key, (uint32_t)j, (uint32_t)(j >> 32)));
+    }
+    status = put(parameters, parameter, values);
+    arena_reset(&arena, mark);
+  }
+  arena_free(&arena);
+  return status;
+}
+
+static Status check_shape(const Checkpoint *checkpoint, const HostTensor *tensor,
+                          const Parameter *parameter) {
+  bool same = tensor->type == F32 && tensor->rank == parameter->rank;
+  for (int d = 0; same && d < parameter->rank; d++) same = tensor->shape[d] == parameter->shape[d];
+  if (same) return OK;
+  return fail(INVALID,
+              "%s: tensor \"%s\" has another shape or type than the model's (%lld x %lld, fp32); "
+              "use the model description that it was made with",
+              checkpoint->path, parameter->name, (long long)parameter->shape[0],
+              (long long)(parameter->rank == 2 ? parameter->shape[1] : 1));
+}
+
+Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, const char *optional_prefix) {
+  for (int i = 0; i < parameters->count; i++) {
+    const Parameter *parameter = &parameters->list[i];
+    const HostTensor *tensor = checkpoint_tensor(checkpoint, parameter->name);
+    if (!tensor) {
+      bool optional =
+          optional_prefix && strncmp(parameter->name, optional_prefix, strlen(optional_prefix)) == 0;
+      if (optional) continue;
+      return fail(INVALID, "%s: has no tensor \"%s\"; use the model description that it was made with",
+                  checkpoint->path, parameter->name);
+    }
+    TRY(check_shape(checkpoint, tensor, parameter));
+    TRY(put(parameters, parameter, tensor->data));
+  }
+  return OK;
+}
+
+static const char *const moment_prefix[] = {"", "adam.m/", "adam.v/"}; /* of the names in a checkpoint */
+
+static Status load_moments(Parameters *parameters, const Checkpoint *checkpoint, Arena *scratch) {
+  float *const moments[] = {NULL, parameters->m, parameters->v};
+  for (int i = 0; i < parameters->count; i++) {
+    const Parameter *parameter = &parameters->list[i];
+    for (int k = 1; k <= 2; k++) {
+      const char *name = arena_print(scratch, "%s%s", moment_prefix[k], parameter->name);
+      const HostTensor *tensor = checkpoint_tensor(checkpoint, name);
+      if (!tensor)
+        return fail(FAILED, "%s: has no tensor \"%s\"; remove the file to start the stage again",
+                    checkpoint->path, name);
+      TRY(check_shape(checkpoint, tensor, parameter));
+      parameters->backend->upload(parameters->backend, moments[k] + parameter->offset, tensor->data,
+                                  parameter->count * sizeof(float));
+    }
+  }
+  return OK;
+}
+
+Status parameters_load_optimizer(Parameters *parameters, const Checkpoint *checkpoint) {
+  Arena scratch = {0};
+  Status status = load_moments(parameters, checkpoint, &scratch);
+  arena_free(&scratch);
+  return status;
+}
+
+Status parameters_download(const Parameters *parameters, Arena *arena, bool with_optimizer,
+                           HostTensor **tensors, int *count) {
+  Backend *backend = parameters->backend;
+  int sets = with_optimizer ? 3 : 1;
+  const float *source[] = {parameters->master, parameters->m, parameters->v};
+  void *staging = NULL;
+  if (!parameters->master) { /* frozen bf16 weights: through an fp32 copy on the device */
+    TRY(backend->alloc(backend, parameters->total * sizeof(float), "staging of weights", &staging));
+    backend->convert(backend, staging, F32, parameters->weights, backend->storage, parameters->total);
+    source[0] = staging;
+  }
+  HostTensor *list = NEW(arena, HostTensor, sets * parameters->count);
+  Status status = OK;
+  for (int set = 0; set < sets && status == OK; set++) {
+    float *host = NEW(arena, float, parameters->total);
+    status = backend->download(backend, host, source[set], parameters->total * sizeof(float));
+    for (int i = 0; i < parameters->count; i++) {
+      const Parameter *parameter = &parameters->list[i];
+      list[set * parameters->count + i] =
+          (HostTensor){.name = arena_print(arena, "%s%s", moment_prefix[set], parameter->name),
+                       .type = F32,
+                       .rank = parameter->rank,
+                       .shape = {parameter->shape[0], parameter->shape[1]},
+                       .data = host + parameter->offset};
+    }
+  }
+  if (staging) backend->free(backend, staging);
+  *tensors = list;
+  *count = sets * parameters->count;
+  return status;
+}

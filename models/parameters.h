@@ -1,0 +1,69 @@
+/* The parameters of a model as one arena: weights, gradients and optimizer states each stand in one
+ * allocation, so that the gradient norm and AdamW are one launch over everything, and a checkpoint is one
+ * download. Parameters that decay come first. */
+#ifndef POPALM_MODELS_PARAMETERS_H
+#define POPALM_MODELS_PARAMETERS_H
+
+#include <stdbool.h>
+
+#include "backend.h"
+#include "base/arena.h"
+#include "checkpoint.h"
+
+enum { PARAMETER_ALIGNMENT = 64 }; /* elements: every tensor starts at a multiple */
+
+typedef enum Init { INIT_ZEROS, INIT_ONES, INIT_NORMAL } Init;
+
+typedef struct Parameter {
+  const char *name;
+  int rank;
+  int64_t shape[2];
+  size_t offset, count; /* elements, in the arenas below */
+  Init init;
+  double init_std;
+} Parameter;
+
+typedef struct Parameters {
+  Backend *backend;
+  Parameter *list;
+  int count, capacity;
+  size_t total, decay_total; /* elements with padding; [0, decay_total) are matrices, which decay */
+  bool trainable;
+  void *weights; /* storage type */
+  float *master; /* fp32; the same memory as weights where the storage type is fp32 */
+  float *m, *v;  /* Adam's moments */
+  void *grads;   /* storage type */
+  float *norm;   /* [1] gradient norm of the last step, device */
+} Parameters;
+
+/* Declares a tensor before parameters_allocate (cols 0: a vector, which does not decay). Returns its index.
+ */
+int parameters_add(Parameters *parameters, Arena *arena, const char *name, int rows, int cols, Init init,
+                   double std);
+
+/* Gives every tensor its place and allocates; without trainable only the weights. */
+Status parameters_allocate(Parameters *parameters, Backend *backend, bool trainable) CHECKED;
+/* Device bytes that parameters_allocate takes. */
+size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable);
+/* Elements without padding: the model's size. */
+size_t parameters_elements(const Parameters *parameters);
+void parameters_free(Parameters *parameters);
+
+/* Device addresses of tensor `index`; NULL for index -1 (a tensor that the model does not have). */
+void *parameters_weight(const Parameters *parameters, int index);
+void *parameters_grad(const Parameters *parameters, int index);
+
+Status parameters_init(Parameters *parameters, uint64_t seed) CHECKED;
+void parameters_zero_grads(Parameters *parameters);
+/* From a checkpoint by name; tensors whose name starts with optional_prefix (NULL: none) may be missing and
+ * then keep their value. Wrong shapes and other missing tensors are errors. */
+Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint,
+                       const char *optional_prefix) CHECKED;
+/* Host copies as fp32 tensors for checkpoint_write; with_optimizer adds "adam.m/<name>" and "adam.v/<name>".
+ */
+Status parameters_download(const Parameters *parameters, Arena *arena, bool with_optimizer,
+                           HostTensor **tensors, int *count) CHECKED;
+/* Adam's moments from a checkpoint written with_optimizer. */
+Status parameters_load_optimizer(Parameters *parameters, const Checkpoint *checkpoint) CHECKED;
+
+#endif
