@@ -178,7 +178,7 @@ typedef struct ActivationBackward {
 /* dst[i] = src[index[i]] + addend[index[i]] */
 typedef struct GatherRows {
   const void *src, *addend; /* [.., cols]; addend may be NULL */
-  const int32_t *index;     /* [rows], distinct */
+  const int32_t *index;     /* [rows] */
   void *dst;                /* [rows, cols] */
   int rows, cols;
 } GatherRows;

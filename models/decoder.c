@@ -222,6 +222,13 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
     LayerActivations *a = &activations->layer[i];
     const void *x = i ? activations->layer[i - 1].x2 : a->x1;
     decoder_before_attention(decoder, i, a, x, i ? activations->branch : NULL, input->positions, rows);
+    if (input->kv_cache)
+      backend->kv_store(backend, &(KvStore){.qkv = a->qkv,
+                                            .cache = input->kv_cache[i],
+                                            .rows = rows,
+                                            .heads = c->heads,
+                                            .kv_heads = c->kv_heads,
+                                            .head_dim = c->head_dim});
     backend->attention(backend, &(Attention){.sequences = input->sequences,
                                              .qkv = a->qkv,
                                              .out = a->attended,

@@ -30,6 +30,7 @@ typedef struct Decoder {
 typedef struct DecoderInput {
   const int32_t *tokens, *positions; /* [N] */
   Sequences sequences;
+  void *const *kv_cache; /* [layers] caches that take every token's keys and values (prefill), or NULL */
 } DecoderInput;
 
 typedef struct LayerActivations {

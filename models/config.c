@@ -1,0 +1,139 @@
+#include "models/config.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "base/text.h"
+
+/* One row a key of a model description; fields with names are enumerations. */
+typedef enum FieldType { FIELD_INT, FIELD_FLOAT, FIELD_BOOL, FIELD_NAME } FieldType;
+
+typedef struct Field {
+  const char *key;
+  FieldType type;
+  size_t offset;
+  const char *names[3];
+} Field;
+
+#define AT(member) offsetof(DecoderConfig, member)
+
+static const Field fields[] = {
+    {"vocab", FIELD_INT, AT(vocab), {0}},
+    {"hidden", FIELD_INT, AT(hidden), {0}},
+    {"layers", FIELD_INT, AT(layers), {0}},
+    {"heads", FIELD_INT, AT(heads), {0}},
+    {"kv_heads", FIELD_INT, AT(kv_heads), {0}},
+    {"head_dim", FIELD_INT, AT(head_dim), {0}},
+    {"mlp", FIELD_INT, AT(mlp), {0}},
+    {"max_positions", FIELD_INT, AT(max_positions), {0}},
+    {"norm", FIELD_NAME, AT(norm), {"layer", "rms"}},
+    {"norm_epsilon", FIELD_FLOAT, AT(norm_epsilon), {0}},
+    {"rope", FIELD_BOOL, AT(rope), {0}},
+    {"rope_theta", FIELD_FLOAT, AT(rope_theta), {0}},
+    {"activation", FIELD_NAME, AT(activation), {"gelu", "swiglu"}},
+    {"bias", FIELD_BOOL, AT(bias), {0}},
+    {"qkv_bias", FIELD_BOOL, AT(qkv_bias), {0}},
+    {"tied", FIELD_BOOL, AT(tied), {0}},
+};
+enum { FIELD_COUNT = sizeof fields / sizeof *fields };
+
+static Status parse_name(const Json *json, const cJSON *object, const Field *field, int *out) {
+  const char *name;
+  TRY(json_get_string(json, object, field->key, &name));
+  for (*out = 0; field->names[*out]; ++*out)
+    if (strcmp(field->names[*out], name) == 0) return OK;
+  return fail(INVALID, "%s: \"%s\" is \"%s\"; use \"%s\" or \"%s\"", json->path, field->key, name,
+              field->names[0], field->names[1]);
+}
+
+static Status parse_field(const Json *json, const cJSON *object, const Field *field, void *at) {
+  double number;
+  int64_t integer;
+  switch (field->type) {
+    case FIELD_INT:
+      TRY(json_get_int(json, object, field->key, &integer));
+      if (integer < 1 || integer > 1 << 24)
+        return fail(INVALID, "%s: \"%s\" is %lld; use a positive number", json->path, field->key,
+                    (long long)integer);
+      *(int *)at = (int)integer;
+      return OK;
+    case FIELD_FLOAT:
+      TRY(json_get_number(json, object, field->key, &number));
+      *(float *)at = (float)number;
+      return OK;
+    case FIELD_BOOL:
+      return json_get_bool(json, object, field->key, at);
+    case FIELD_NAME:
+      return parse_name(json, object, field, at);
+  }
+  return OK;
+}
+
+static Status check_shape(const Json *json, const DecoderConfig *c) {
+  if (c->heads % c->kv_heads)
+    return fail(INVALID, "%s: heads %d is not a multiple of kv_heads %d; change one of them", json->path,
+                c->heads, c->kv_heads);
+  if (c->head_dim % 8 || c->head_dim > 256)
+    return fail(INVALID, "%s: head_dim %d; use a multiple of 8 up to 256", json->path, c->head_dim);
+  if (c->hidden % 8 || c->mlp % 8)
+    return fail(INVALID, "%s: hidden %d and mlp %d must be multiples of 8", json->path, c->hidden, c->mlp);
+  return OK;
+}
+
+Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig *out) {
+  *out = (DecoderConfig){.norm_epsilon = 1e-5f, .rope_theta = 10000};
+  const char *known[FIELD_COUNT];
+  for (int i = 0; i < FIELD_COUNT; i++) known[i] = fields[i].key;
+  const cJSON *item;
+  cJSON_ArrayForEach(item, object) {
+    bool found = false;
+    for (int i = 0; i < FIELD_COUNT; i++) found = found || strcmp(known[i], item->string) == 0;
+    const char *near = nearest_name(item->string, known, FIELD_COUNT);
+    if (!found)
+      return fail(INVALID, "%s: \"%s\" is not a key of a model description; did you mean \"%s\"?", json->path,
+                  item->string, near ? near : known[1]);
+  }
+  for (int i = 0; i < FIELD_COUNT; i++) {
+    bool defaulted = strcmp(fields[i].key, "vocab") == 0 || fields[i].type == FIELD_FLOAT;
+    if (defaulted && !cJSON_GetObjectItemCaseSensitive(object, fields[i].key)) continue;
+    TRY(parse_field(json, object, &fields[i], (char *)out + fields[i].offset));
+  }
+  return check_shape(json, out);
+}
+
+cJSON *decoder_config_json(const DecoderConfig *config) {
+  cJSON *object = cJSON_CreateObject();
+  for (int i = 0; i < FIELD_COUNT; i++) {
+    const void *at = (const char *)config + fields[i].offset;
+    const Field *field = &fields[i];
+    if (field->type == FIELD_INT) cJSON_AddNumberToObject(object, field->key, *(const int *)at);
+    if (field->type == FIELD_FLOAT) cJSON_AddNumberToObject(object, field->key, (double)*(const float *)at);
+    if (field->type == FIELD_BOOL) cJSON_AddBoolToObject(object, field->key, *(const bool *)at);
+    if (field->type == FIELD_NAME)
+      cJSON_AddStringToObject(object, field->key, field->names[*(const int *)at]);
+  }
+  return object;
+}
+
+Status decoder_preset_path(Arena *arena, const char *preset, const char **out) {
+  if (strchr(preset, '/') || strstr(preset, ".json")) {
+    *out = arena_strdup(arena, preset);
+    return OK;
+  }
+  *out = arena_print(arena, "%s/%s.json", POPALM_PRESETS, preset);
+  if (file_exists(*out)) return OK;
+  return fail(INVALID,
+              "model.preset \"%s\" is not in %s; name a file there, or give the path of a .json file", preset,
+              POPALM_PRESETS);
+}
+
+Status decoder_config_read(Arena *arena, const char *preset, DecoderConfig *out) {
+  const char *path;
+  TRY(decoder_preset_path(arena, preset, &path));
+  Json json;
+  TRY(json_read(arena, path, &json));
+  Status status = decoder_config_parse(&json, json.root, out);
+  json_free(&json);
+  return status;
+}

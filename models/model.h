@@ -1,0 +1,49 @@
+/* A model: a decoder with the scalar heads that its role needs, its parameters, and the folder it is kept in
+ * (model.safetensors with the description in its metadata, tokenizer.json beside it). */
+#ifndef POPALM_MODELS_MODEL_H
+#define POPALM_MODELS_MODEL_H
+
+#include "models/decoder.h"
+
+typedef struct ModelParts {
+  bool reward_head, value_head;
+} ModelParts;
+
+typedef struct Model {
+  Parameters parameters;
+  Decoder decoder;
+  int reward_weight, reward_bias; /* [H], [1]; -1: no such head */
+  int value_weight, value_bias;
+} Model;
+
+/* A model with random weights. config->vocab must be set. */
+Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
+                    ModelParts parts, bool trainable, uint64_t seed) CHECKED;
+/* From a folder written by model_save; heads that the file has not are random. */
+Status model_load(Arena *arena, Model *model, Backend *backend, const char *folder, ModelParts parts,
+                  bool trainable, uint64_t seed) CHECKED;
+/* Writes folder/model.safetensors. */
+Status model_save(const Model *model, const char *folder) CHECKED;
+void model_free(Model *model);
+
+/* The rows that have a loss or a score: the residual stream gathered at them, then the final norm. The
+ * vocabulary layer and the heads see only these, so tokens of the post cost no logits. */
+typedef struct ModelRows {
+  int max_rows;
+  void *sum, *normed, *dnormed; /* [rows, H]; dnormed is NULL without training */
+  float *mean, *rstd;           /* [rows] */
+  void *memory;
+} ModelRows;
+
+size_t model_rows_bytes(const DecoderConfig *config, DType storage, int max_rows, bool training);
+Status model_rows_allocate(ModelRows *rows, const Model *model, int max_rows, bool training) CHECKED;
+void model_rows_free(ModelRows *rows, Backend *backend);
+/* After decoder_forward: rows->normed. index: [count] device, rows of the packed batch (may repeat in a
+ * forward pass without backward). */
+void model_rows_forward(const Model *model, const Activations *activations, ModelRows *rows,
+                        const int32_t *index, int count);
+/* From rows->dnormed to the parameters' gradients through the whole decoder. */
+void model_rows_backward(const Model *model, Activations *activations, ModelRows *rows, const int32_t *index,
+                         int count, const DecoderInput *input);
+
+#endif
