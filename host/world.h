@@ -20,6 +20,10 @@ typedef struct WorldSettings {
   double flip;           /* probability that a reply's like count is replaced by another's */
 } WorldSettings;
 
+/* Used where the experiment file says nothing. With these the order of two replies' likes agrees with
+ * their true popularity for about 83% of the pairs, so a reward model cannot do better on such labels. */
+extern const WorldSettings world_defaults;
+
 typedef struct World World;
 
 /* Writes train.json, dev.json, pairs.json and world.json into folder. Same settings, same bytes. */
@@ -30,5 +34,7 @@ Status world_load(Arena *arena, const char *path, World **out) CHECKED;
 /* True popularity of a reply under a post, in [0, 1]; 0 for a reply that the grammar cannot read, e.g. one
  * that never ends, repeats itself or speaks of another event. */
 double world_popularity(const World *world, const char *post, const char *reply);
+/* The highest popularity that any reply can have under the post; 0 for a post of no such world. */
+double world_best_popularity(const World *world, const char *post);
 
 #endif
