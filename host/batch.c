@@ -1,0 +1,71 @@
+#include "batch.h"
+
+#include <string.h>
+
+static size_t layout(BatchArrays *arrays, int32_t *base, int max_tokens, int max_sequences) {
+  size_t tokens = ((size_t)max_tokens + 63) / 64 * 64, sequences = ((size_t)max_sequences + 64) / 64 * 64;
+  *arrays = (BatchArrays){base, base + tokens, base + 2 * tokens, base + 2 * tokens + sequences,
+                          base + 3 * tokens + sequences};
+  return 4 * tokens + sequences;
+}
+
+Status batch_allocate(Arena *arena, Batch *batch, Backend *backend, int max_tokens, int max_sequences) {
+  *batch = (Batch){.backend = backend, .max_tokens = max_tokens, .max_sequences = max_sequences};
+  BatchArrays measure;
+  size_t count = layout(&measure, (int32_t *)0, max_tokens, max_sequences);
+  layout(&batch->host, NEW(arena, int32_t, count), max_tokens, max_sequences);
+  void *device;
+  TRY(backend->alloc(backend, count * sizeof(int32_t), "a batch of tokens", &device));
+  layout(&batch->device, device, max_tokens, max_sequences);
+  return OK;
+}
+
+void batch_free(Batch *batch) {
+  if (batch->device.tokens) batch->backend->free(batch->backend, batch->device.tokens);
+  batch->device.tokens = NULL;
+}
+
+void batch_clear(Batch *batch) { batch->tokens = batch->sequences = batch->rows = batch->max_len = 0; }
+
+bool batch_fits(const Batch *batch, int tokens) {
+  return batch->tokens + tokens <= batch->max_tokens && batch->sequences < batch->max_sequences;
+}
+
+static void add_row(Batch *batch, int row, int32_t target) {
+  batch->host.rows[batch->rows] = row;
+  batch->host.targets[batch->rows++] = target;
+}
+
+static void add_tokens(Batch *batch, const int32_t *tokens, int count) {
+  memcpy(batch->host.tokens + batch->tokens, tokens, sizeof *tokens * (size_t)count);
+  for (int i = 0; i < count; i++) batch->host.positions[batch->tokens + i] = i;
+  batch->tokens += count;
+  batch->host.cu_seqlens[0] = 0;
+  batch->host.cu_seqlens[++batch->sequences] = batch->tokens;
+  if (count > batch->max_len) batch->max_len = count;
+}
+
+void batch_add(Batch *batch, const int32_t *tokens, int count, int first_target) {
+  for (int t = first_target; t < count; t++) add_row(batch, batch->tokens + t - 1, tokens[t]);
+  add_tokens(batch, tokens, count);
+}
+
+void batch_add_scored(Batch *batch, const int32_t *tokens, int count) {
+  add_row(batch, batch->tokens + count - 1, 0);
+  add_tokens(batch, tokens, count);
+}
+
+void batch_upload(Batch *batch) {
+  BatchArrays measure;
+  size_t count = layout(&measure, (int32_t *)0, batch->max_tokens, batch->max_sequences);
+  batch->backend->upload(batch->backend, batch->device.tokens, batch->host.tokens, count * sizeof(int32_t));
+}
+
+DecoderInput batch_input(const Batch *batch) {
+  return (DecoderInput){.tokens = batch->device.tokens,
+                        .positions = batch->device.positions,
+                        .sequences = {.cu_seqlens = batch->device.cu_seqlens,
+                                      .count = batch->sequences,
+                                      .tokens = batch->tokens,
+                                      .max_len = batch->max_len}};
+}

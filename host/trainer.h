@@ -1,0 +1,40 @@
+/* What the training stages share: the learning rate, one optimizer step, and the state that an interrupted
+ * stage resumes from. */
+#ifndef POPALM_TRAINER_H
+#define POPALM_TRAINER_H
+
+#include "experiment.h"
+#include "metrics.h"
+#include "models/model.h"
+
+/* Learning rate of step (from 0) of steps: linear warm-up over warmup * steps, then the schedule (cosine and
+ * linear end at 0). */
+double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t steps);
+
+/* Clips, updates and clears the gradients; step counts from 0. The gradient norm stays in parameters->norm.
+ */
+void optimizer_step(Model *model, const OptimizerSettings *settings, int64_t step, int64_t steps);
+
+/* The state file of a running stage, folder/state.safetensors. */
+typedef struct TrainingState {
+  const char *path;
+  const CheckpointSettings *settings;
+  int64_t saved_step;
+  double saved_at; /* seconds_now() */
+} TrainingState;
+
+/* Looks for a state. With one: loads parameters and optimizer of `models` (their tensors are told apart by a
+ * prefix each) and gives its meta object (owned by the arena's lifetime: call cJSON_Delete). Without: *meta
+ * is NULL. */
+Status state_open(Arena *arena, TrainingState *state, const CheckpointSettings *settings, const char *folder,
+                  Model *const *models, int count, cJSON **meta) CHECKED;
+/* True when it is time to save, or when the process was asked to stop. */
+bool state_due(const TrainingState *state, int64_t step);
+/* Saves after metrics were synced; takes ownership of meta. Returns INTERRUPTED after saving if asked to
+ * stop. */
+Status state_save(TrainingState *state, int64_t step, Model *const *models, int count, Metrics *metrics,
+                  cJSON *meta) CHECKED;
+/* After the stage's results are written. */
+void state_remove(const TrainingState *state);
+
+#endif
