@@ -2,21 +2,27 @@
 
 #include <string.h>
 
-static size_t layout(BatchArrays *arrays, int32_t *base, int max_tokens, int max_sequences) {
-  size_t tokens = ((size_t)max_tokens + 63) / 64 * 64, sequences = ((size_t)max_sequences + 64) / 64 * 64;
-  *arrays = (BatchArrays){base, base + tokens, base + 2 * tokens, base + 2 * tokens + sequences,
-                          base + 3 * tokens + sequences};
-  return 4 * tokens + sequences;
+static size_t padded(int count) { return ((size_t)count + 63) / 64 * 64; }
+
+static size_t elements(const Batch *batch) {
+  return 4 * padded(batch->max_tokens) + padded(batch->max_sequences + 1);
+}
+
+static BatchArrays lay_out(const Batch *batch, int32_t *base) {
+  size_t tokens = padded(batch->max_tokens), sequences = padded(batch->max_sequences + 1);
+  return (BatchArrays){.tokens = base,
+                       .positions = base + tokens,
+                       .cu_seqlens = base + 2 * tokens,
+                       .rows = base + 2 * tokens + sequences,
+                       .targets = base + 3 * tokens + sequences};
 }
 
 Status batch_allocate(Arena *arena, Batch *batch, Backend *backend, int max_tokens, int max_sequences) {
   *batch = (Batch){.backend = backend, .max_tokens = max_tokens, .max_sequences = max_sequences};
-  BatchArrays measure;
-  size_t count = layout(&measure, (int32_t *)0, max_tokens, max_sequences);
-  layout(&batch->host, NEW(arena, int32_t, count), max_tokens, max_sequences);
+  batch->host = lay_out(batch, NEW(arena, int32_t, elements(batch)));
   void *device;
-  TRY(backend->alloc(backend, count * sizeof(int32_t), "a batch of tokens", &device));
-  layout(&batch->device, device, max_tokens, max_sequences);
+  TRY(backend->alloc(backend, elements(batch) * sizeof(int32_t), "a batch of tokens", &device));
+  batch->device = lay_out(batch, device);
   return OK;
 }
 
@@ -56,9 +62,8 @@ void batch_add_scored(Batch *batch, const int32_t *tokens, int count) {
 }
 
 void batch_upload(Batch *batch) {
-  BatchArrays measure;
-  size_t count = layout(&measure, (int32_t *)0, batch->max_tokens, batch->max_sequences);
-  batch->backend->upload(batch->backend, batch->device.tokens, batch->host.tokens, count * sizeof(int32_t));
+  batch->backend->upload(batch->backend, batch->device.tokens, batch->host.tokens,
+                         elements(batch) * sizeof(int32_t));
 }
 
 DecoderInput batch_input(const Batch *batch) {
