@@ -1,0 +1,138 @@
+/* The vocabulary's softmax: logprob, entropy and their gradients from the final hidden states. The
+ * logits of a chunk of rows stand in the workspace, are turned into their own gradient in place, and
+ * are gone; their size does not grow with the batch. All products are single-threaded BLAS calls on
+ * tiles whose sizes depend on the shapes alone. */
+#include <cblas.h>
+
+#include "cpu/cpu.h"
+#include "cpu/simd.h"
+
+enum {
+  CHUNK_LOGITS = 1 << 22,  /* logits that stand in memory at once, about */
+  ROWS_LEAST = 64,         /* rows of a chunk at least, whatever the vocabulary */
+  ROWS_MOST = 1024,        /* and at most */
+  TILE_ROWS = 256,         /* of dhidden */
+  TILE_COLS = 128,         /* of dhidden */
+  TILE_VOCAB = 512,        /* vocabulary entries of one product */
+  SUM_BLOCK = 1024         /* floats summed in single precision; the blocks' sums in double */
+};
+
+static int smaller(int a, int b) { return a < b ? a : b; }
+
+static int chunk_rows(int rows, int vocab) {
+  int most = CHUNK_LOGITS / (vocab > 0 ? vocab : 1) / 64 * 64;
+  most = most < ROWS_LEAST ? ROWS_LEAST : most > ROWS_MOST ? ROWS_MOST : most;
+  return smaller(rows, most);
+}
+
+/* logits[rows, V] = hidden[rows, H] weight[V, H]t */
+static void logits_of(const float *hidden, const float *weight, int rows, int size, int vocab, float *logits) {
+#pragma omp parallel for schedule(dynamic)
+  for (int v = 0; v < vocab; v += TILE_VOCAB)
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, smaller(TILE_VOCAB, vocab - v), size, 1, hidden, size,
+                weight + (size_t)v * size, size, 0, logits + v, vocab);
+}
+
+/* dhidden[rows, H] = dlogits[rows, V] weight[V, H] */
+static void hidden_gradient(const float *dlogits, const float *weight, int rows, int size, int vocab,
+                            float *dhidden) {
+#pragma omp parallel for collapse(2) schedule(dynamic)
+  for (int r = 0; r < rows; r += TILE_ROWS)
+    for (int c = 0; c < size; c += TILE_COLS)
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, smaller(TILE_ROWS, rows - r),
+                  smaller(TILE_COLS, size - c), vocab, 1, dlogits + (size_t)r * vocab, vocab, weight + c, size, 0,
+                  dhidden + (size_t)r * size + c, size);
+}
+
+/* dweight[V, H] += dlogits[rows, V]t hidden[rows, H] */
+static void weight_gradient(const float *dlogits, const float *hidden, int rows, int size, int vocab,
+                            float *dweight) {
+#pragma omp parallel for schedule(dynamic)
+  for (int v = 0; v < vocab; v += TILE_VOCAB)
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, smaller(TILE_VOCAB, vocab - v), size, rows, 1, dlogits + v,
+                vocab, hidden, size, 1, dweight + (size_t)v * size, size);
+}
+
+/* What the softmax of one row is known by. */
+typedef struct Softmax {
+  float lse;     /* log of the sum of exp(logit) */
+  float logprob; /* of the target */
+  float entropy; /* nats */
+} Softmax;
+
+/* With z = logit - top: lse = top + log sum e^z, entropy = log sum e^z - (sum z e^z) / (sum e^z) */
+static Softmax softmax_of(const float *logits, int vocab, int target) {
+  float top = simd_max(logits, vocab);
+  double total = 0, weighted = 0;
+  for (int from = 0; from < vocab; from += SUM_BLOCK) {
+    int to = smaller(vocab, from + SUM_BLOCK);
+    float sum = 0, sum_z = 0;
+#pragma omp simd reduction(+ : sum, sum_z)
+    for (int j = from; j < to; j++) {
+      float z = logits[j] - top, e = fast_exp(z);
+      sum += e;
+      sum_z += z * e;
+    }
+    total += sum;
+    weighted += sum_z;
+  }
+  double log_total = log(total);
+  return (Softmax){.lse = (float)(top + log_total),
+                   .logprob = (float)(logits[target] - top - log_total),
+                   .entropy = (float)(log_total - weighted / total)};
+}
+
+/* logits become dlogits */
+static void softmax_backward(float *logits, int vocab, int target, Softmax s, float dlogprob, float dentropy) {
+  float lse = s.lse, entropy = s.entropy;
+#pragma omp simd
+  for (int j = 0; j < vocab; j++) {
+    float log_p = logits[j] - lse, p = fast_exp(log_p);
+    logits[j] = -p * (dlogprob + dentropy * (log_p + entropy));
+  }
+  logits[target] += dlogprob;
+}
+
+void cpu_vocab(Backend *backend, const Vocab *a) {
+  if (a->rows == 0 || a->vocab == 0) return;
+  int chunk = chunk_rows(a->rows, a->vocab);
+  float *logits = cpu_workspace(backend, (size_t)chunk * a->vocab * sizeof *logits);
+  for (int from = 0; from < a->rows; from += chunk) {
+    int rows = smaller(chunk, a->rows - from);
+    logits_of((const float *)a->hidden + (size_t)from * a->hidden_size, a->weight, rows, a->hidden_size, a->vocab,
+              logits);
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+      Softmax s = softmax_of(logits + (size_t)i * a->vocab, a->vocab, a->targets[from + i]);
+      if (a->logprob) a->logprob[from + i] = s.logprob;
+      if (a->entropy) a->entropy[from + i] = s.entropy;
+    }
+  }
+}
+
+void cpu_vocab_backward(Backend *backend, const VocabBackward *a) {
+  if (a->rows == 0 || a->vocab == 0) return;
+  int chunk = chunk_rows(a->rows, a->vocab), size = a->hidden_size, vocab = a->vocab;
+  float *logits = cpu_workspace(backend, (size_t)chunk * vocab * sizeof *logits);
+  for (int from = 0; from < a->rows; from += chunk) {
+    int rows = smaller(chunk, a->rows - from);
+    const float *hidden = (const float *)a->hidden + (size_t)from * size;
+    logits_of(hidden, a->weight, rows, size, vocab, logits);
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < rows; i++) {
+      int r = from + i;
+      float *row = logits + (size_t)i * vocab;
+      Softmax s = softmax_of(row, vocab, a->targets[r]);
+      if (a->logprob) a->logprob[r] = s.logprob;
+      softmax_backward(row, vocab, a->targets[r], s, a->dlogprob[r], a->dentropy ? a->dentropy[r] : 0);
+    }
+    if (a->dhidden) hidden_gradient(logits, a->weight, rows, size, vocab, (float *)a->dhidden + (size_t)from * size);
+    if (a->dweight) weight_gradient(logits, hidden, rows, size, vocab, a->dweight);
+  }
+}
+
+void cpu_vocab_logits(Backend *backend, const VocabLogits *a) {
+  (void)backend;
+  if (a->rows == 0 || a->vocab == 0) return;
+  logits_of(a->hidden, a->weight, a->rows, a->hidden_size, a->vocab, a->logits);
+}
