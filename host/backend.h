@@ -224,8 +224,14 @@ typedef struct VocabLogits {
 } VocabLogits;
 
 /* Draws one token a row from softmax(logits / temperature) cut to the top_k most likely (0: all) and
- * then to the smallest set whose probability reaches top_p (1: all), renormalised. temperature 0 takes
- * the most likely, the lower id on ties. The uniform number of row i is philox(key, sample[i], position[i]). */
+ * then to the smallest set whose share of what top_k left reaches top_p (1: all), renormalised; among
+ * equals the lower ids stay. temperature 0 takes the most likely, the lower id on ties, logprob 0.
+ * All sums are exact: the weight of a token is the 64-bit integer w = floor(2^40 e) of the fp32
+ * e = exp((logit - largest) * (1 / temperature)); "more likely" compares e; the nucleus is full at
+ * ceil(top_p * sum of w) (product in double, at least 1). Row i takes the 64 bits v[0] 2^32 + v[1] of
+ * philox(key, sample[i], position[i]); r = the upper 64 bits of their product with the sum W of the
+ * weights kept; the token is the first in id order whose running sum of kept weights exceeds r, its
+ * logprob log(w / W). A row whose largest logit is not finite gets logprob NaN. */
 typedef struct Sample {
   float *logits; /* [rows, V]; overwritten */
   int rows, vocab;
@@ -305,7 +311,7 @@ typedef struct RewardHead {
  *   delta_t = r_t + gamma V_{t+1} - V_t  (V = 0 past the end)
  *   A_t = delta_t + gamma lambda A_{t+1};  returns_t = A_t + V_t
  *   whiten: A <- (A - mean) / sqrt(var + 1e-8) over all tokens, var with Bessel's correction */
-typedef enum KlKind { KL_K1, KL_K2, KL_K3 } KlKind; /* x = logprob - ref: x; x^2/2; exp(-x) - 1 + x */
+typedef enum KlKind { KL_K1, KL_K2, KL_K3 } KlKind; /* x = logprob - ref: x; x^2/2; exp(-x) - 1 + x with x >= -40 */
 
 enum { ADVANTAGE_MEAN, ADVANTAGE_VARIANCE, ADVANTAGE_KL, ADVANTAGE_RETURN, ADVANTAGE_STATS };
 
@@ -317,21 +323,22 @@ typedef struct PpoAdvantage {
   float kl_coef, gamma, lambda;
   bool whiten;
   float *advantage, *returns; /* [tokens] */
-  float *stats; /* [ADVANTAGE_STATS]: mean and variance before whitening, sum of kl_t / count, mean return */
+  float *stats; /* [ADVANTAGE_STATS]: mean and variance before whitening, sum of kl_t / count, mean of returns_t */
 } PpoAdvantage;
 
 /* Clipped policy and value losses, forward and backward fused (Schulman et al. 2017):
- *   ratio = exp(logprob - old_logprob)
+ *   ratio = exp(x), x = logprob - old_logprob clamped to +-PPO_LOG_RATIO_MOST so that nothing overflows
  *   policy = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high)); with dual_clip c > 0 and A < 0: min(policy, -A c)
  *   value = 1/2 max((V - returns)^2, (V_old + clip(V - V_old, +-value_clip) - returns)^2)
  *   loss = scale * sum(policy + value_coef * value) */
 enum {
   PPO_POLICY_LOSS, PPO_VALUE_LOSS, /* sums over tokens, unscaled */
   PPO_CLIPPED, PPO_VALUE_CLIPPED,  /* number of tokens where the clipped branch was the larger */
-  PPO_APPROX_KL,                   /* sum of k3 = exp(x) - 1 - x, x = logprob - old_logprob */
+  PPO_APPROX_KL,                   /* sum of k3 = exp(x) - 1 - x */
   PPO_RATIO,                       /* sum of ratios */
   PPO_STATS
 };
+enum { PPO_LOG_RATIO_MOST = 40 };
 
 typedef struct PpoLoss {
   const float *logprob, *old_logprob, *advantage; /* [tokens] */

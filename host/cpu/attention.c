@@ -11,7 +11,8 @@
 #include "cpu/simd.h"
 
 enum { QUERIES = 64, KEYS = 256 };
-_Static_assert(KEYS % QUERIES == 0, "a block of keys that begins inside a block of queries would mask whole rows");
+_Static_assert(KEYS % QUERIES == 0,
+               "a block of keys that begins inside a block of queries would mask whole rows");
 
 /* One head of one sequence: where its rows begin in the packed tensors. */
 typedef struct Head {
@@ -35,19 +36,20 @@ static Head head_of(const Sequences *s, const float *qkv, int b, int h, int head
 static int smaller(int a, int b) { return a < b ? a : b; }
 
 /* c[m, n] = alpha a[m, dim] bt[dim, n] */
-static void rows_times_rows(const float *a, int lda, const float *b, int ldb, int m, int n, int dim, float alpha,
-                            float *c) {
+static void rows_times_rows(const float *a, int lda, const float *b, int ldb, int m, int n, int dim,
+                            float alpha, float *c) {
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, dim, alpha, a, lda, b, ldb, 0, c, KEYS);
 }
 
 /* c[m, dim] = beta c + p[m, n] b[n, dim] */
-static void block_times_rows(const float *p, const float *b, int ldb, int m, int n, int dim, float beta, float *c,
-                             int ldc) {
+static void block_times_rows(const float *p, const float *b, int ldb, int m, int n, int dim, float beta,
+                             float *c, int ldc) {
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, dim, n, 1, p, KEYS, b, ldb, beta, c, ldc);
 }
 
 /* c[n, dim] += pt[n, m] b[m, dim] */
-static void add_transposed(const float *p, const float *b, int ldb, int m, int n, int dim, float *c, int ldc) {
+static void add_transposed(const float *p, const float *b, int ldb, int m, int n, int dim, float *c,
+                           int ldc) {
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, dim, m, 1, p, KEYS, b, ldb, 1, c, ldc);
 }
 
@@ -70,8 +72,8 @@ static void forward_block(const Head *h, int q0, int m, float *out, int ldo, flo
   int keys = q0 + m;
   for (int k0 = 0; k0 < keys; k0 += KEYS) {
     int n = smaller(KEYS, keys - k0);
-    rows_times_rows(h->q + (size_t)q0 * h->stride, h->stride, h->k + (size_t)k0 * h->stride, h->stride, m, n, h->dim,
-                    h->scale, s);
+    rows_times_rows(h->q + (size_t)q0 * h->stride, h->stride, h->k + (size_t)k0 * h->stride, h->stride, m, n,
+                    h->dim, h->scale, s);
     for (int i = 0; i < m; i++) {
       int seen = smaller(n, q0 + i + 1 - k0);
       float *row = s + (size_t)i * KEYS;
@@ -115,13 +117,14 @@ void cpu_attention(Backend *backend, const Attention *a) {
  *   p = exp(scale q kt - lse), dp = dout vt, ds = scale p (dp - delta)
  *   dv += pt dout, dk += dst q, dq (+)= ds k */
 typedef struct Gradient {
-  const float *dout;       /* first row of the head, row stride ldo */
-  const float *lse;        /* of the head */
-  float *dq, *dk, *dv;     /* first rows of the head, row stride as in Head */
+  const float *dout;   /* first row of the head, row stride ldo */
+  const float *lse;    /* of the head */
+  float *dq, *dk, *dv; /* first rows of the head, row stride as in Head */
   int ldo;
 } Gradient;
 
-static void backward_block(const Head *h, const Gradient *g, int q0, int m, int k0, int n, const float *delta) {
+static void backward_block(const Head *h, const Gradient *g, int q0, int m, int k0, int n,
+                           const float *delta) {
   _Alignas(64) float p[QUERIES * KEYS], ds[QUERIES * KEYS];
   const float *q = h->q + (size_t)q0 * h->stride, *k = h->k + (size_t)k0 * h->stride;
   const float *dout = g->dout + (size_t)q0 * g->ldo;

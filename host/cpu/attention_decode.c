@@ -30,7 +30,8 @@ typedef struct Running {
 } Running;
 
 /* Adds n <= TILE keys of row stride `stride` to the queries first .. last-1. */
-static void add_keys(Running *r, int first, int last, const float *keys, const float *values, size_t stride, int n) {
+static void add_keys(Running *r, int first, int last, const float *keys, const float *values, size_t stride,
+                     int n) {
   _Alignas(64) float p[SHARED][TILE];
   int dim = r->dim;
   for (int j = 0; j < n; j++)
@@ -55,7 +56,8 @@ static void add_keys(Running *r, int first, int last, const float *keys, const f
       const float *v = values + j * stride, *w = p[i] + j;
 #pragma omp simd
       for (int c = 0; c < dim; c++)
-        out[c] += (w[0] * v[c] + w[1] * v[stride + c]) + (w[2] * v[2 * stride + c] + w[3] * v[3 * stride + c]);
+        out[c] +=
+            (w[0] * v[c] + w[1] * v[stride + c]) + (w[2] * v[2 * stride + c] + w[3] * v[3 * stride + c]);
     }
     for (; j < n; j++)
 #pragma omp simd
@@ -63,8 +65,8 @@ static void add_keys(Running *r, int first, int last, const float *keys, const f
   }
 }
 
-static void add_all_keys(Running *r, int first, int last, const float *keys, const float *values, size_t stride,
-                         int n) {
+static void add_all_keys(Running *r, int first, int last, const float *keys, const float *values,
+                         size_t stride, int n) {
   for (int j = 0; j < n; j += TILE)
     add_keys(r, first, last, keys + j * stride, values + j * stride, stride, n - j < TILE ? n - j : TILE);
 }
@@ -82,12 +84,14 @@ static void decode_group(const AttentionDecode *a, int row, int samples, int hea
     r.sum[i] = 0;
     memset(r.out[i], 0, (size_t)dim * sizeof(float));
   }
-  const float *keys = (const float *)a->post_cache + (size_t)a->post_cu_seqlens[post] * stride + (size_t)kv * dim;
+  const float *keys =
+      (const float *)a->post_cache + (size_t)a->post_cu_seqlens[post] * stride + (size_t)kv * dim;
   size_t to_values = (size_t)a->kv_heads * dim;
   add_all_keys(&r, 0, r.count, keys, keys + to_values, stride,
                a->post_cu_seqlens[post + 1] - a->post_cu_seqlens[post]);
   for (int i = 0; i < samples; i++) {
-    keys = (const float *)a->reply_cache + (size_t)a->slot[row + i] * a->max_reply * stride + (size_t)kv * dim;
+    keys =
+        (const float *)a->reply_cache + (size_t)a->slot[row + i] * a->max_reply * stride + (size_t)kv * dim;
     add_all_keys(&r, i * heads, (i + 1) * heads, keys, keys + to_values, stride, a->reply_len[row + i]);
   }
   for (int i = 0; i < r.count; i++) {

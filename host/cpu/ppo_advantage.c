@@ -12,9 +12,13 @@ typedef struct Sums {
 
 static double kl_of(KlKind kind, double x) {
   switch (kind) {
-    case KL_K2: return x * x / 2;
-    case KL_K3: return expm1(-x) + x;
-    default: return x;
+    case KL_K2:
+      return x * x / 2;
+    case KL_K3:
+      x = x > -PPO_LOG_RATIO_MOST ? x : -PPO_LOG_RATIO_MOST;
+      return expm1(-x) + x;
+    default:
+      return x;
   }
 }
 
@@ -53,7 +57,8 @@ void cpu_ppo_advantage(Backend *backend, const PpoAdvantage *a) {
 #pragma omp parallel for if (tokens >= PARALLEL_FROM)
   for (int i = 0; i < a->replies.count; i++) walk_reply(a, i);
 #pragma omp parallel for if (tokens >= PARALLEL_FROM)
-  for (int i = 0; i < blocks; i++) sums[i] = sum_block(a, i * BLOCK, i + 1 < blocks ? (i + 1) * BLOCK : tokens);
+  for (int i = 0; i < blocks; i++)
+    sums[i] = sum_block(a, i * BLOCK, i + 1 < blocks ? (i + 1) * BLOCK : tokens);
   for (int i = 0; i < blocks; i++) {
     all.advantage += sums[i].advantage;
     all.returns += sums[i].returns;
@@ -62,7 +67,8 @@ void cpu_ppo_advantage(Backend *backend, const PpoAdvantage *a) {
   double mean = tokens ? all.advantage / tokens : 0;
 #pragma omp parallel for if (tokens >= PARALLEL_FROM)
   for (int i = 0; i < blocks; i++)
-    sums[i].deviation = deviation_block(a->advantage, i * BLOCK, i + 1 < blocks ? (i + 1) * BLOCK : tokens, mean);
+    sums[i].deviation =
+        deviation_block(a->advantage, i * BLOCK, i + 1 < blocks ? (i + 1) * BLOCK : tokens, mean);
   for (int i = 0; i < blocks; i++) all.deviation += sums[i].deviation;
   double variance = tokens > 1 ? all.deviation / (tokens - 1) : 0, inverse = 1 / sqrt(variance + 1e-8);
   if (a->whiten)

@@ -15,7 +15,8 @@ static void token_loss(const PpoLoss *a, int t, double stats[PPO_STATS]) {
   double x = clamp((double)a->logprob[t] - a->old_logprob[t], -PPO_LOG_RATIO_MOST, PPO_LOG_RATIO_MOST);
   double ratio = exp(x);
   double plain = -advantage * ratio, clipped = -advantage * clamp(ratio, 1 - a->clip_low, 1 + a->clip_high);
-  double policy = fmax(plain, clipped), dpolicy = plain >= clipped ? plain : 0; /* d ratio / d logprob = ratio */
+  double policy = fmax(plain, clipped),
+         dpolicy = plain >= clipped ? plain : 0; /* d ratio / d logprob = ratio */
   if (a->dual_clip > 0 && advantage < 0 && policy > -advantage * a->dual_clip) {
     policy = -advantage * a->dual_clip;
     dpolicy = 0;

@@ -9,8 +9,8 @@ enum { COLS = 64 }; /* columns of one task */
 
 static size_t row_of(const int32_t *row, int i) { return (size_t)(row ? row[i] : i); }
 
-static void head_forward(const float *hidden, const int32_t *row, const float *weight, const float *bias, int rows,
-                         int size, float *out) {
+static void head_forward(const float *hidden, const int32_t *row, const float *weight, const float *bias,
+                         int rows, int size, float *out) {
 #pragma omp parallel for if ((size_t)rows * size >= PARALLEL_FROM)
   for (int i = 0; i < rows; i++) out[i] = simd_dot(hidden + row_of(row, i) * size, weight, size) + bias[0];
 }

@@ -8,13 +8,13 @@
 #include "cpu/simd.h"
 
 enum {
-  CHUNK_LOGITS = 1 << 22,  /* logits that stand in memory at once, about */
-  ROWS_LEAST = 64,         /* rows of a chunk at least, whatever the vocabulary */
-  ROWS_MOST = 1024,        /* and at most */
-  TILE_ROWS = 256,         /* of dhidden */
-  TILE_COLS = 128,         /* of dhidden */
-  TILE_VOCAB = 512,        /* vocabulary entries of one product */
-  SUM_BLOCK = 1024         /* floats summed in single precision; the blocks' sums in double */
+  CHUNK_LOGITS = 1 << 22, /* logits that stand in memory at once, about */
+  ROWS_LEAST = 64,        /* rows of a chunk at least, whatever the vocabulary */
+  ROWS_MOST = 1024,       /* and at most */
+  TILE_ROWS = 256,        /* of dhidden */
+  TILE_COLS = 128,        /* of dhidden */
+  TILE_VOCAB = 512,       /* vocabulary entries of one product */
+  SUM_BLOCK = 1024        /* floats summed in single precision; the blocks' sums in double */
 };
 
 static int smaller(int a, int b) { return a < b ? a : b; }
@@ -26,11 +26,12 @@ static int chunk_rows(int rows, int vocab) {
 }
 
 /* logits[rows, V] = hidden[rows, H] weight[V, H]t */
-static void logits_of(const float *hidden, const float *weight, int rows, int size, int vocab, float *logits) {
+static void logits_of(const float *hidden, const float *weight, int rows, int size, int vocab,
+                      float *logits) {
 #pragma omp parallel for schedule(dynamic)
   for (int v = 0; v < vocab; v += TILE_VOCAB)
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, smaller(TILE_VOCAB, vocab - v), size, 1, hidden, size,
-                weight + (size_t)v * size, size, 0, logits + v, vocab);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, smaller(TILE_VOCAB, vocab - v), size, 1,
+                hidden, size, weight + (size_t)v * size, size, 0, logits + v, vocab);
 }
 
 /* dhidden[rows, H] = dlogits[rows, V] weight[V, H] */
@@ -40,8 +41,8 @@ static void hidden_gradient(const float *dlogits, const float *weight, int rows,
   for (int r = 0; r < rows; r += TILE_ROWS)
     for (int c = 0; c < size; c += TILE_COLS)
       cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, smaller(TILE_ROWS, rows - r),
-                  smaller(TILE_COLS, size - c), vocab, 1, dlogits + (size_t)r * vocab, vocab, weight + c, size, 0,
-                  dhidden + (size_t)r * size + c, size);
+                  smaller(TILE_COLS, size - c), vocab, 1, dlogits + (size_t)r * vocab, vocab, weight + c,
+                  size, 0, dhidden + (size_t)r * size + c, size);
 }
 
 /* dweight[V, H] += dlogits[rows, V]t hidden[rows, H] */
@@ -49,8 +50,8 @@ static void weight_gradient(const float *dlogits, const float *hidden, int rows,
                             float *dweight) {
 #pragma omp parallel for schedule(dynamic)
   for (int v = 0; v < vocab; v += TILE_VOCAB)
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, smaller(TILE_VOCAB, vocab - v), size, rows, 1, dlogits + v,
-                vocab, hidden, size, 1, dweight + (size_t)v * size, size);
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, smaller(TILE_VOCAB, vocab - v), size, rows, 1,
+                dlogits + v, vocab, hidden, size, 1, dweight + (size_t)v * size, size);
 }
 
 /* What the softmax of one row is known by. */
@@ -83,7 +84,8 @@ static Softmax softmax_of(const float *logits, int vocab, int target) {
 }
 
 /* logits become dlogits */
-static void softmax_backward(float *logits, int vocab, int target, Softmax s, float dlogprob, float dentropy) {
+static void softmax_backward(float *logits, int vocab, int target, Softmax s, float dlogprob,
+                             float dentropy) {
   float lse = s.lse, entropy = s.entropy;
 #pragma omp simd
   for (int j = 0; j < vocab; j++) {
@@ -99,8 +101,8 @@ void cpu_vocab(Backend *backend, const Vocab *a) {
   float *logits = cpu_workspace(backend, (size_t)chunk * a->vocab * sizeof *logits);
   for (int from = 0; from < a->rows; from += chunk) {
     int rows = smaller(chunk, a->rows - from);
-    logits_of((const float *)a->hidden + (size_t)from * a->hidden_size, a->weight, rows, a->hidden_size, a->vocab,
-              logits);
+    logits_of((const float *)a->hidden + (size_t)from * a->hidden_size, a->weight, rows, a->hidden_size,
+              a->vocab, logits);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
       Softmax s = softmax_of(logits + (size_t)i * a->vocab, a->vocab, a->targets[from + i]);
@@ -126,7 +128,8 @@ void cpu_vocab_backward(Backend *backend, const VocabBackward *a) {
       if (a->logprob) a->logprob[r] = s.logprob;
       softmax_backward(row, vocab, a->targets[r], s, a->dlogprob[r], a->dentropy ? a->dentropy[r] : 0);
     }
-    if (a->dhidden) hidden_gradient(logits, a->weight, rows, size, vocab, (float *)a->dhidden + (size_t)from * size);
+    if (a->dhidden)
+      hidden_gradient(logits, a->weight, rows, size, vocab, (float *)a->dhidden + (size_t)from * size);
     if (a->dweight) weight_gradient(logits, hidden, rows, size, vocab, a->dweight);
   }
 }
