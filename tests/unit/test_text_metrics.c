@@ -1,13 +1,11 @@
 /* ROUGE, BLEU-4, distinct-n and segmentation against values of the reference packages. */
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/philox.h"
 #include "base/text.h"
+#include "testing.h"
 #include "text_metrics.h"
 
 typedef struct Expected {
