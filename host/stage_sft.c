@@ -143,7 +143,7 @@ static Status sft_step(Sft *sft, double *loss) {
   optimizer_step(&sft->model, &settings->optimizer, sft->step, sft->steps);
   float norm;
   TRY(backend->download(backend, &norm, sft->model.parameters.norm, sizeof norm));
-  metrics_begin(sft->metrics, sft->step);
+  metrics_begin(sft->metrics, sft->step + 1);
   metrics_add(sft->metrics, "loss", *loss);
   metrics_add(sft->metrics, "perplexity", exp(*loss));
   metrics_add(sft->metrics, "lr", learning_rate(&settings->optimizer, sft->step, sft->steps));

@@ -1,0 +1,91 @@
+#include "reward_model.h"
+
+enum { SCORE_TOKENS = 8192 }; /* of one forward pass */
+
+Status reward_model_buffers(Arena *arena, RewardModel *reward, Backend *backend, int max_tokens) {
+  const DecoderConfig *config = &reward->model.decoder.config;
+  if (max_tokens < sequence_max(&reward->codec)) max_tokens = sequence_max(&reward->codec);
+  int max_sequences = max_tokens / 4 + 1;
+  TRY(activations_allocate(&reward->activations, arena, config, backend, max_tokens, false));
+  TRY(model_rows_allocate(&reward->rows, &reward->model, max_sequences, false));
+  TRY(batch_allocate(arena, &reward->batch, backend, max_tokens, max_sequences));
+  return backend->alloc(backend, sizeof(float) * (size_t)max_sequences, "rewards",
+                        (void **)&reward->device_reward);
+}
+
+static Status read_settings(RewardModel *reward, const Json *json) {
+  TRY(json_get_number(json, json->root, "shift", &reward->shift));
+  TRY(json_get_number(json, json->root, "scale", &reward->scale));
+  bool reply_first;
+  TRY(json_get_bool(json, json->root, "reply_first", &reply_first));
+  reward->input = reply_first ? INPUT_REPLY_POST : INPUT_POST_REPLY;
+  return OK;
+}
+
+Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder) {
+  *reward = (RewardModel){0};
+  SamplingSettings unused;
+  TRY(prompt_load(arena, folder, &reward->codec, &unused));
+  Json json;
+  TRY(json_read(arena, path_join(arena, folder, "reward.json"), &json));
+  Status status = read_settings(reward, &json);
+  json_free(&json);
+  TRY(status);
+  TRY(model_load(arena, &reward->model, backend, folder, (ModelParts){.reward_head = true}, false, 0));
+  return reward_model_buffers(arena, reward, backend, SCORE_TOKENS);
+}
+
+void reward_model_free(RewardModel *reward) {
+  Backend *backend = reward->model.parameters.backend;
+  if (!backend) return;
+  activations_free(&reward->activations, backend);
+  model_rows_free(&reward->rows, backend);
+  batch_free(&reward->batch);
+  if (reward->device_reward) backend->free(backend, reward->device_reward);
+  model_free(&reward->model);
+}
+
+/* Scores the sequences in the batch into texts[0..]. */
+static Status score_batch(RewardModel *reward, Scored *texts, Arena *scratch) {
+  Model *model = &reward->model;
+  Backend *backend = model->parameters.backend;
+  int count = reward->batch.sequences;
+  batch_upload(&reward->batch);
+  DecoderInput input = batch_input(&reward->batch);
+  decoder_forward(&model->decoder, &reward->activations, &input);
+  model_rows_forward(model, &reward->activations, &reward->rows, reward->batch.device.rows, count);
+  backend->scalar_head(backend,
+                       &(ScalarHead){.hidden = reward->rows.normed,
+                                     .weight = parameters_weight(&model->parameters, model->reward_weight),
+                                     .bias = parameters_weight(&model->parameters, model->reward_bias),
+                                     .out = reward->device_reward,
+                                     .rows = count,
+                                     .hidden_size = model->decoder.config.hidden});
+  float *raw = NEW(scratch, float, count);
+  TRY(backend->download(backend, raw, reward->device_reward, sizeof *raw * (size_t)count));
+  for (int i = 0; i < count; i++) texts[i].reward = ((double)raw[i] - reward->shift) * reward->scale;
+  return OK;
+}
+
+static Status score_all(RewardModel *reward, Scored *texts, int count, Arena *scratch) {
+  int32_t *tokens = NEW(scratch, int32_t, sequence_max(&reward->codec));
+  int first = 0;
+  batch_clear(&reward->batch);
+  for (int i = 0; i < count; i++) {
+    int length = reward_encode(&reward->codec, reward->input, texts[i].post, texts[i].reply, tokens);
+    if (!batch_fits(&reward->batch, length)) {
+      TRY(score_batch(reward, texts + first, scratch));
+      batch_clear(&reward->batch);
+      first = i;
+    }
+    batch_add_scored(&reward->batch, tokens, length);
+  }
+  return first < count ? score_batch(reward, texts + first, scratch) : OK;
+}
+
+Status reward_model_score(RewardModel *reward, Scored *texts, int count) {
+  Arena scratch = {0};
+  Status status = score_all(reward, texts, count, &scratch);
+  arena_free(&scratch);
+  return status;
+}

@@ -1,0 +1,35 @@
+/* A trained reward model as a function of texts: text is the boundary, so it may have a tokenizer of its own.
+ * Rewards are shifted and scaled so that golden replies have mean 0 and variance 1. */
+#ifndef POPALM_REWARD_MODEL_H
+#define POPALM_REWARD_MODEL_H
+
+#include "batch.h"
+#include "models/model.h"
+#include "prompt.h"
+
+typedef struct RewardModel {
+  Model model;
+  PromptCodec codec;
+  RewardInput input;
+  Activations activations; /* without training */
+  ModelRows rows;
+  Batch batch;
+  float *device_reward; /* [max_sequences] */
+  double shift, scale;  /* reward = (raw - shift) * scale */
+} RewardModel;
+
+/* One text to score. */
+typedef struct Scored {
+  const char *post, *reply;
+  double reward; /* result */
+} Scored;
+
+/* From a reward stage's folder (model.safetensors, prompt.json, tokenizer.json, reward.json). */
+Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder) CHECKED;
+void reward_model_free(RewardModel *reward);
+Status reward_model_score(RewardModel *reward, Scored *texts, int count) CHECKED;
+
+/* The pieces, for the stage that trains it: `model` is the trained one; buffers are made for max_tokens. */
+Status reward_model_buffers(Arena *arena, RewardModel *reward, Backend *backend, int max_tokens) CHECKED;
+
+#endif
