@@ -15,6 +15,9 @@ Status metrics_open(Arena *arena, const char *folder, int64_t resume_step, Metri
 /* One row: metrics_begin, any number of metrics_add, metrics_end. Names are constant strings. NaN is written as null. */
 void metrics_begin(Metrics *metrics, int64_t step);
 void metrics_add(Metrics *metrics, const char *name, double value);
+/* What differs from run to run (tokens/s, seconds): in the event file only, so that metrics.jsonl of a resumed
+ * and an undisturbed run are the same bytes. */
+void metrics_add_volatile(Metrics *metrics, const char *name, double value);
 Status metrics_end(Metrics *metrics) CHECKED;
 /* To disk, before a checkpoint of the same step is written. */
 Status metrics_sync(Metrics *metrics) CHECKED;
