@@ -29,11 +29,11 @@ static inline float fast_exp(float x) {
   float n = shifted - to_int;
   float r = fmaf(n, -0x1.62e4p-1f, x); /* ln 2 in two parts, the first exact in the product */
   r = fmaf(n, -0x1.7f7d1cp-20f, r);
-  float p = 0x1.6c16c2p-10f; /* 1/720 */
-  p = fmaf(p, r, 0x1.111112p-7f);
-  p = fmaf(p, r, 0x1.555556p-5f);
-  p = fmaf(p, r, 0x1.555556p-3f);
-  p = fmaf(p, r, 0.5f);
+  float p = 0x1.6a234ep-10f; /* exp(r) = 1 + r + r^2 p(r), minimax, 3e-9 off */
+  p = fmaf(p, r, 0x1.123a6cp-7f);
+  p = fmaf(p, r, 0x1.5558f4p-5f);
+  p = fmaf(p, r, 0x1.55549p-3f);
+  p = fmaf(p, r, 0x1.fffffcp-2f);
   p = fmaf(p * r, r, r) + 1.0f;
   int32_t power = (int32_t)(float_bits(shifted) - float_bits(to_int));
   int32_t half = power >> 1;

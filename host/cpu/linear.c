@@ -1,0 +1,220 @@
+/* y = x Wt + bias and its gradients.
+ *
+ * The forward product has a kernel of its own. Rows of x are packed, transposed, into panels with one
+ * row a vector lane; weights are read where they lie and broadcast. So an element of y is one chain of
+ * fused multiply-adds over k in blocks of DEPTH, the same whatever the tile, the thread or the number
+ * of rows: a row's result does not depend on the rows beside it, which a BLAS does not promise (OpenBLAS
+ * picks other kernels for small products) and reproducible sampling needs. It is also faster than a BLAS
+ * at the few rows of a decode step, since the weights need no packing.
+ *
+ * The gradients are OpenBLAS products over tiles of fixed size.
+ */
+#include <cblas.h>
+
+#include "cpu/cpu.h"
+
+/* LANES: floats in a vector register; a block is p vectors of rows times q outputs, held in registers. */
+#if defined __AVX512F__
+enum { LANES = 16, PANEL = 3, OUTS_1 = 16, OUTS_2 = 8, OUTS_3 = 8 };
+#elif defined __AVX__
+enum { LANES = 8, PANEL = 3, OUTS_1 = 10, OUTS_2 = 5, OUTS_3 = 4 };
+#else
+enum { LANES = 4, PANEL = 3, OUTS_1 = 10, OUTS_2 = 5, OUTS_3 = 4 };
+#endif
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+
+enum {
+  DEPTH = 512,        /* of a packed panel: PANEL * LANES * DEPTH floats fit the second-level cache */
+  ACCUMULATORS = 24,  /* at most p * q */
+  COLUMN_BLOCK = 256, /* outputs a task */
+  FEW_PANELS = 8,     /* with fewer row panels, tasks take SMALL_BLOCK outputs, so that there are enough */
+  SMALL_BLOCK = 64
+};
+
+static inline __attribute__((always_inline)) void multiply_block(const int p, const int q, const float *panel,
+                                                                 const float *const *weight, int depth,
+                                                                 Lanes *tile) {
+  Lanes sum[ACCUMULATORS];
+  for (int i = 0; i < p * q; i++) sum[i] = (Lanes){0};
+  for (int k = 0; k < depth; k++) {
+    Lanes x[PANEL];
+    for (int i = 0; i < p; i++) x[i] = *(const Lanes *)(panel + (k * p + i) * LANES);
+#pragma GCC unroll 16
+    for (int j = 0; j < q; j++) {
+      float w = weight[j][k];
+#pragma GCC unroll 3
+      for (int i = 0; i < p; i++) sum[j * p + i] += x[i] * w;
+    }
+  }
+  for (int i = 0; i < p * q; i++) tile[i] = sum[i];
+}
+
+/* panel[k][lane] = x[lane][k]; missing rows are 0 */
+static void pack_panel(float *panel, int lanes, const float *x, int rows, int stride, int depth) {
+  enum { STEP = 16 }; /* a cache line of each row */
+  for (int start = 0; start < depth; start += STEP) {
+    int end = start + STEP < depth ? start + STEP : depth;
+    for (int r = 0; r < rows; r++)
+      for (int k = start; k < end; k++) panel[k * lanes + r] = x[(size_t)r * stride + k];
+    for (int k = start; k < end; k++)
+      for (int r = rows; r < lanes; r++) panel[k * lanes + r] = 0;
+  }
+}
+
+typedef struct Target {
+  const Linear *op;
+  int first_row, rows; /* at most p * LANES */
+  int first_out, end_out;
+} Target;
+
+/* y (+)= tile, and the bias with the first block of k */
+static inline void store_block(const Target *target, int lanes, const float *tile, int first, int count,
+                               bool first_depth) {
+  const Linear *op = target->op;
+  const float *bias = op->bias;
+  float *y = (float *)op->y + (size_t)target->first_row * op->out + first;
+  bool add = op->accumulate || !first_depth;
+  for (int r = 0; r < target->rows; r++, y += op->out)
+    for (int j = 0; j < count; j++) {
+      float value = tile[j * lanes + r];
+      if (bias && first_depth) value += bias[first + j];
+      y[j] = add ? y[j] + value : value;
+    }
+}
+
+static inline __attribute__((always_inline)) void multiply_panel(const int p, const int q,
+                                                                 const Target *target) {
+  const Linear *op = target->op;
+  _Alignas(64) float panel[DEPTH * PANEL * LANES];
+  Lanes tile[ACCUMULATORS];
+  const float *x = (const float *)op->x + (size_t)target->first_row * op->in, *weight = op->weight;
+  for (int start = 0; start < op->in; start += DEPTH) {
+    int depth = op->in - start < DEPTH ? op->in - start : DEPTH;
+    pack_panel(panel, p * LANES, x + start, target->rows, op->in, depth);
+    for (int first = target->first_out; first < target->end_out; first += q) {
+      int count = target->end_out - first < q ? target->end_out - first : q;
+      const float *row[16];
+      for (int j = 0; j < q; j++) /* a block that sticks out computes the last output again */
+        row[j] = weight + (size_t)(first + (j < count ? j : count - 1)) * op->in + start;
+      multiply_block(p, q, panel, row, depth, tile);
+      store_block(target, p * LANES, (const float *)tile, first, count, start == 0);
+    }
+  }
+}
+
+static __attribute__((noinline)) void multiply_1(const Target *target) { multiply_panel(1, OUTS_1, target); }
+static __attribute__((noinline)) void multiply_2(const Target *target) { multiply_panel(2, OUTS_2, target); }
+static __attribute__((noinline)) void multiply_3(const Target *target) { multiply_panel(3, OUTS_3, target); }
+
+/* y for no inputs: the bias alone */
+static void linear_of_nothing(const Linear *op) {
+  float *y = op->y;
+  const float *bias = op->bias;
+  for (int r = 0; r < op->rows; r++)
+    for (int o = 0; o < op->out; o++, y++) *y = (op->accumulate ? *y : 0) + (bias ? bias[o] : 0);
+}
+
+void cpu_linear(Backend *backend, const Linear *op) {
+  (void)backend;
+  static void (*const multiply[])(const Target *) = {multiply_1, multiply_2, multiply_3};
+  if (op->in == 0) {
+    linear_of_nothing(op);
+    return;
+  }
+  const int panel_rows = PANEL * LANES;
+  int panels = (op->rows + panel_rows - 1) / panel_rows;
+  int block = panels < FEW_PANELS ? SMALL_BLOCK : COLUMN_BLOCK, blocks = (op->out + block - 1) / block;
+#pragma omp parallel for collapse(2) \
+    schedule(dynamic) if ((size_t)op->rows * op->in * op->out / 16 >= PARALLEL_FROM)
+  for (int b = 0; b < blocks; b++)
+    for (int i = 0; i < panels; i++) {
+      int rows = op->rows - i * panel_rows < panel_rows ? op->rows - i * panel_rows : panel_rows;
+      int end = (b + 1) * block < op->out ? (b + 1) * block : op->out;
+      Target target = {op, i * panel_rows, rows, b * block, end};
+      multiply[(rows - 1) / LANES](&target);
+    }
+}
+
+/* Tiles of the gradients. */
+enum {
+  DX_ROWS = 256,
+  DX_COLUMNS = 384,
+  DW_OUTS = 256,
+  DW_INS = 384,
+  FEW_TILES = 6, /* a weight of fewer tiles has its rows cut into slabs, summed in order */
+  SLAB_ROWS = 512,
+  MAX_SLABS = 8,
+  BIAS_COLUMNS = 64,
+  BIAS_ROWS = 128 /* partial sums over so many rows keep the rounding error small */
+};
+
+static int least(int a, int b) { return a < b ? a : b; }
+static int parts(int size, int part) { return (size + part - 1) / part; }
+
+static void gradient_of_input(const LinearBackward *op) {
+  const float *dy = op->dy, *weight = op->weight;
+  float *dx = op->dx;
+  int row_tiles = parts(op->rows, DX_ROWS), column_tiles = parts(op->in, DX_COLUMNS);
+#pragma omp parallel for collapse(2) \
+    schedule(dynamic) if ((size_t)op->rows * op->in * op->out / 16 >= PARALLEL_FROM)
+  for (int i = 0; i < row_tiles; i++)
+    for (int j = 0; j < column_tiles; j++) {
+      int r = i * DX_ROWS, c = j * DX_COLUMNS;
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, least(DX_ROWS, op->rows - r),
+                  least(DX_COLUMNS, op->in - c), op->out, 1, dy + (size_t)r * op->out, op->out, weight + c,
+                  op->in, op->accumulate, dx + (size_t)r * op->in + c, op->in);
+    }
+}
+
+/* into[out, in] = beta into + dyt x over rows first .. end-1, one tile */
+static void weight_tile(const LinearBackward *op, float *into, float beta, int first, int end, int out_tile,
+                        int in_tile) {
+  const float *dy = (const float *)op->dy + (size_t)first * op->out;
+  const float *x = (const float *)op->x + (size_t)first * op->in;
+  int o = out_tile * DW_OUTS, c = in_tile * DW_INS;
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, least(DW_OUTS, op->out - o), least(DW_INS, op->in - c),
+              end - first, 1, dy + o, op->out, x + c, op->in, beta, into + (size_t)o * op->in + c, op->in);
+}
+
+static void gradient_of_weight(Backend *backend, const LinearBackward *op) {
+  int out_tiles = parts(op->out, DW_OUTS), in_tiles = parts(op->in, DW_INS);
+  int slabs = out_tiles * in_tiles < FEW_TILES ? least(parts(op->rows, SLAB_ROWS), MAX_SLABS) : 1;
+  int slab_rows = parts(op->rows, slabs);
+  size_t size = (size_t)op->out * op->in;
+  float *dweight = op->dweight;
+  /* Slab 0 adds to the gradient itself, the others stand beside it until they are added in order. */
+  float *partial = slabs > 1 ? cpu_workspace(backend, (size_t)(slabs - 1) * size * sizeof *partial) : NULL;
+  bool parallel = (size_t)op->rows * size / 16 >= PARALLEL_FROM;
+#pragma omp parallel for collapse(3) schedule(dynamic) if (parallel)
+  for (int s = 0; s < slabs; s++)
+    for (int i = 0; i < out_tiles; i++)
+      for (int j = 0; j < in_tiles; j++)
+        weight_tile(op, s ? partial + (size_t)(s - 1) * size : dweight, s ? 0 : 1, s * slab_rows,
+                    least((s + 1) * slab_rows, op->rows), i, j);
+#pragma omp parallel for simd if (parallel)
+  for (size_t e = 0; e < size; e++)
+    for (int s = 1; s < slabs; s++) dweight[e] += partial[(size_t)(s - 1) * size + e];
+}
+
+static void gradient_of_bias(const LinearBackward *op) {
+  const float *dy = op->dy;
+  float *dbias = op->dbias;
+#pragma omp parallel for if ((size_t)op->rows * op->out >= PARALLEL_FROM)
+  for (int c = 0; c < op->out; c += BIAS_COLUMNS) {
+    int width = least(BIAS_COLUMNS, op->out - c);
+    for (int first = 0; first < op->rows; first += BIAS_ROWS) {
+      float sum[BIAS_COLUMNS] = {0};
+      int end = least(first + BIAS_ROWS, op->rows);
+      for (int r = first; r < end; r++)
+        for (int j = 0; j < width; j++) sum[j] += dy[(size_t)r * op->out + c + j];
+      for (int j = 0; j < width; j++) dbias[c + j] += sum[j];
+    }
+  }
+}
+
+void cpu_linear_backward(Backend *backend, const LinearBackward *op) {
+  if (op->rows == 0 || op->in == 0 || op->out == 0) return;
+  if (op->dx) gradient_of_input(op);
+  if (op->dweight) gradient_of_weight(backend, op);
+  if (op->dbias) gradient_of_bias(op);
+}
