@@ -1,0 +1,202 @@
+#include "rollout.h"
+
+#include <string.h>
+
+enum { COMPACT_EVERY = 4, ARRAYS = 10 }; /* steps between two looks at which replies have ended */
+
+static size_t padded(int count) { return ((size_t)count + 63) / 64 * 64; }
+
+static size_t elements(const Rollout *r) {
+  return (ARRAYS + 2) * padded(r->max_rows) + padded(r->max_rows * r->max_reply);
+}
+
+static RolloutArrays lay_out(const Rollout *r, int32_t *base) {
+  size_t n = padded(r->max_rows);
+  return (RolloutArrays){.post = base,
+                         .slot = base + n,
+                         .sample = base + 2 * n,
+                         .last_row = base + 3 * n,
+                         .token = base + 4 * n,
+                         .position = base + 5 * n,
+                         .reply_len = base + 6 * n,
+                         .cache_row = base + 7 * n,
+                         .index = base + 8 * n,
+                         .drawn = base + 9 * n,
+                         .length = base + ARRAYS * n,
+                         .finished = base + (ARRAYS + 1) * n,
+                         .reply = base + (ARRAYS + 2) * n};
+}
+
+Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, const PromptCodec *codec,
+                        int max_posts, int samples_per_post) {
+  Backend *backend = model->parameters.backend;
+  const DecoderConfig *config = &model->decoder.config;
+  *rollout = (Rollout){.model = model,
+                       .max_posts = max_posts,
+                       .max_rows = max_posts * samples_per_post,
+                       .max_reply = codec->max_reply_tokens,
+                       .eos = tokenizer_eos(codec->tokenizer)};
+  int prompt_tokens = max_posts * prompt_max(codec), rows = rollout->max_rows;
+  int max_tokens = prompt_tokens > rows ? prompt_tokens : rows;
+  TRY(batch_allocate(arena, &rollout->prompts, backend, prompt_tokens, max_posts));
+  TRY(activations_allocate(&rollout->activations, arena, config, backend, max_tokens, false));
+  TRY(model_rows_allocate(&rollout->normed, model, rows, false));
+  TRY(decode_cache_allocate(arena, &rollout->cache, model, prompt_tokens, rows, rollout->max_reply));
+  void *device;
+  TRY(backend->alloc(backend, elements(rollout) * sizeof(int32_t), "the replies", &device));
+  rollout->device = lay_out(rollout, device);
+  rollout->host = lay_out(rollout, NEW(arena, int32_t, elements(rollout)));
+  size_t logits = (size_t)rows * (size_t)config->vocab;
+  size_t logprobs = padded(rows * rollout->max_reply);
+  TRY(backend->alloc(backend, logits * sizeof(float), "logits of the sampler",
+                     (void **)&rollout->device_logits));
+  TRY(backend->alloc(backend, padded(rows) * sizeof(float), "logprobs of the sampler",
+                     (void **)&rollout->device_logprob));
+  return backend->alloc(backend, logprobs * sizeof(float), "logprobs of the sampler",
+                        (void **)&rollout->device_reply_logprob);
+}
+
+void rollout_free(Rollout *rollout) {
+  if (!rollout->model) return;
+  Backend *backend = rollout->model->parameters.backend;
+  batch_free(&rollout->prompts);
+  activations_free(&rollout->activations, backend);
+  model_rows_free(&rollout->normed, backend);
+  decode_cache_free(&rollout->cache, backend);
+  void *memory[] = {rollout->device.post, rollout->device_logits, rollout->device_logprob,
+                    rollout->device_reply_logprob};
+  for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+    if (memory[i]) backend->free(backend, memory[i]);
+  rollout->model = NULL;
+}
+
+/* The prompts' keys and values into the cache, and every row's start. */
+static void prefill(Rollout *r, const RolloutRequest *request) {
+  Backend *backend = r->model->parameters.backend;
+  batch_clear(&r->prompts);
+  memset(r->host.post, 0, elements(r) * sizeof(int32_t));
+  for (int p = 0; p < request->posts; p++) {
+    int length = request->prompt_lengths[p];
+    batch_add(&r->prompts, request->prompts[p], length, length);
+    for (int s = 0; s < request->samples; s++) {
+      int row = p * request->samples + s;
+      r->host.post[row] = p;
+      r->host.slot[row] = row;
+      r->host.sample[row] = request->first_sample + row;
+      r->host.last_row[row] = r->prompts.tokens - 1;
+      r->host.position[row] = length - 1;
+      r->host.cache_row[row] = row * r->max_reply - 1;
+    }
+  }
+  batch_upload(&r->prompts);
+  backend->upload(backend, r->device.post, r->host.post, elements(r) * sizeof(int32_t));
+  DecoderInput input = batch_input(&r->prompts);
+  input.kv_cache = r->cache.post;
+  decoder_forward(&r->model->decoder, &r->activations, &input);
+}
+
+/* Draws the next token of every row from the residual stream's rows `index`. */
+static void draw(Rollout *r, const RolloutRequest *request, const int32_t *index, int rows) {
+  const Model *model = r->model;
+  Backend *backend = model->parameters.backend;
+  const DecoderConfig *config = &model->decoder.config;
+  model_rows_forward(model, &r->activations, &r->normed, index, rows);
+  backend->vocab_logits(
+      backend, &(VocabLogits){.hidden = r->normed.normed,
+                              .weight = parameters_weight(&model->parameters, model->decoder.vocab_weight),
+                              .logits = r->device_logits,
+                              .rows = rows,
+                              .hidden_size = config->hidden,
+                              .vocab = config->vocab});
+  backend->sample(backend, &(Sample){.logits = r->device_logits,
+                                     .rows = rows,
+                                     .vocab = config->vocab,
+                                     .temperature = (float)request->sampling.temperature,
+                                     .top_p = (float)request->sampling.top_p,
+                                     .top_k = request->sampling.top_k,
+                                     .key = request->key,
+                                     .sample = r->device.sample,
+                                     .position = r->device.index,
+                                     .token = r->device.drawn,
+                                     .logprob = r->device_logprob});
+  backend->decode_advance(backend, &(DecodeAdvance){.slot = r->device.slot,
+                                                    .token = r->device.drawn,
+                                                    .logprob = r->device_logprob,
+                                                    .eos = r->eos,
+                                                    .rows = rows,
+                                                    .max_reply = r->max_reply,
+                                                    .reply = r->device.reply,
+                                                    .reply_logprob = r->device_reply_logprob,
+                                                    .length = r->device.length,
+                                                    .finished = r->device.finished,
+                                                    .next_token = r->device.token,
+                                                    .next_position = r->device.position,
+                                                    .next_reply_len = r->device.reply_len,
+                                                    .next_cache_row = r->device.cache_row,
+                                                    .next_index = r->device.index});
+}
+
+/* Leaves only the rows whose reply has not ended; returns how many. */
+static Status compact(Rollout *r, int *rows) {
+  Backend *backend = r->model->parameters.backend;
+  RolloutArrays *h = &r->host;
+  TRY(backend->download(backend, h->post, r->device.post, elements(r) * sizeof(int32_t)));
+  int32_t *lists[] = {h->post,     h->slot,      h->sample,    h->last_row, h->token,
+                      h->position, h->reply_len, h->cache_row, h->index};
+  int kept = 0;
+  for (int row = 0; row < *rows; row++) {
+    if (h->finished[h->slot[row]]) continue;
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) lists[i][kept] = lists[i][row];
+    kept++;
+  }
+  if (kept < *rows) backend->upload(backend, r->device.post, h->post, elements(r) * sizeof(int32_t));
+  *rows = kept;
+  return OK;
+}
+
+static Status collect(Rollout *r, int count, Arena *arena, Reply *replies) {
+  Backend *backend = r->model->parameters.backend;
+  size_t stride = (size_t)r->max_reply, total = (size_t)count * stride;
+  float *logprob = NEW(arena, float, total);
+  int32_t *tokens = NEW(arena, int32_t, total);
+  TRY(backend->download(backend, r->host.post, r->device.post, elements(r) * sizeof(int32_t)));
+  TRY(backend->download(backend, logprob, r->device_reply_logprob, total * sizeof(float)));
+  memcpy(tokens, r->host.reply, total * sizeof(int32_t));
+  for (int i = 0; i < count; i++) {
+    int length = r->host.length[i];
+    replies[i] = (Reply){
+        .tokens = tokens + (size_t)i * stride, .logprob = logprob + (size_t)i * stride, .length = length};
+    replies[i].ended = length > 0 && replies[i].tokens[length - 1] == r->eos;
+  }
+  return OK;
+}
+
+Status rollout_run(Rollout *r, const RolloutRequest *request, Arena *arena, Reply *replies) {
+  int count = request->posts * request->samples, rows = count;
+  if (request->posts > r->max_posts || count > r->max_rows)
+    return fail(FAILED, "rollout: %d posts x %d samples do not fit the buffers; ask for fewer",
+                request->posts, request->samples);
+  prefill(r, request);
+  draw(r, request, r->device.last_row, rows);
+  /* In a step row i of the stream is row i of the lists: draw from rows 0, 1, 2, ... */
+  int32_t *identity = r->prompts.device.rows;
+  for (int i = 0; i < rows; i++) r->host.drawn[i] = i;
+  r->model->parameters.backend->upload(r->model->parameters.backend, identity, r->host.drawn,
+                                       sizeof(int32_t) * (size_t)rows);
+  for (int step = 1; step < r->max_reply; step++) {
+    if (step % COMPACT_EVERY == 1) TRY(compact(r, &rows));
+    if (rows == 0) break;
+    DecodeRows decode = {.rows = rows,
+                         .max_post = r->prompts.max_len,
+                         .post_cu_seqlens = r->prompts.device.cu_seqlens,
+                         .post = r->device.post,
+                         .slot = r->device.slot,
+                         .token = r->device.token,
+                         .position = r->device.position,
+                         .reply_len = r->device.reply_len,
+                         .cache_row = r->device.cache_row};
+    decode_step(r->model, &r->activations, &r->cache, &decode);
+    draw(r, request, identity, rows);
+  }
+  return collect(r, count, arena, replies);
+}

@@ -1,0 +1,55 @@
+/* Sampling replies: each post's prompt goes through the decoder once, then all samples of all posts are
+ * decoded together, one token a step, until each has drawn <eos> or is full. */
+#ifndef POPALM_ROLLOUT_H
+#define POPALM_ROLLOUT_H
+
+#include "batch.h"
+#include "models/decode.h"
+#include "prompt.h"
+
+typedef struct Reply {
+  int32_t *tokens; /* [length], <eos> included when it ended */
+  float *logprob;  /* [length] under the sampling distribution */
+  int length;
+  bool ended;
+} Reply;
+
+typedef struct RolloutArrays {                               /* int32 each, one allocation */
+  int32_t *post, *slot, *sample, *last_row;                  /* [rows]; last_row: of the post's prompt */
+  int32_t *token, *position, *reply_len, *cache_row, *index; /* [rows] */
+  int32_t *drawn;                                            /* [rows] */
+  int32_t *length, *finished;                                /* [slots] */
+  int32_t *reply;                                            /* [slots, max_reply] */
+} RolloutArrays;
+
+typedef struct Rollout {
+  const Model *model;
+  int max_posts, max_rows, max_reply;
+  int32_t eos;
+  Batch prompts;
+  Activations activations;
+  ModelRows normed;
+  DecodeCache cache;
+  RolloutArrays host, device;
+  float *device_logits, *device_logprob, *device_reply_logprob; /* [rows, V], [rows], [slots, max_reply] */
+} Rollout;
+
+/* Buffers for up to max_posts posts of samples_per_post samples. */
+Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, const PromptCodec *codec,
+                        int max_posts, int samples_per_post) CHECKED;
+void rollout_free(Rollout *rollout);
+
+typedef struct RolloutRequest {
+  const int32_t *const *prompts; /* [posts] */
+  const int *prompt_lengths;     /* [posts] */
+  int posts, samples;            /* of each post */
+  SamplingSettings sampling;
+  RandomKey key;
+  int first_sample; /* sample ids are first_sample + post * samples + i: what a sample draws depends on its id
+                       alone */
+} RolloutRequest;
+
+/* replies: [posts * samples], samples of a post together, tokens in `arena`. */
+Status rollout_run(Rollout *rollout, const RolloutRequest *request, Arena *arena, Reply *replies) CHECKED;
+
+#endif
