@@ -213,8 +213,12 @@ static void gradient_of_bias(const LinearBackward *op) {
 }
 
 void cpu_linear_backward(Backend *backend, const LinearBackward *op) {
-  if (op->rows == 0 || op->in == 0 || op->out == 0) return;
+  if (op->rows == 0) return;
+  if (op->dbias) gradient_of_bias(op);
+  if (op->in == 0 || op->out == 0) { /* no products; a sum over no outputs is 0 */
+    if (op->dx && !op->accumulate) backend->zero(backend, op->dx, (size_t)op->rows * op->in * sizeof(float));
+    return;
+  }
   if (op->dx) gradient_of_input(op);
   if (op->dweight) gradient_of_weight(backend, op);
-  if (op->dbias) gradient_of_bias(op);
 }
