@@ -10,26 +10,32 @@
 #include "base/text.h"
 #include "commands.h"
 
+typedef enum Group { GROUP_RUN, GROUP_DATA, GROUP_MACHINE } Group;
+
+static const char *const group_titles[] = {
+    [GROUP_RUN] = "Experiments",
+    [GROUP_DATA] = "Data and models",
+    [GROUP_MACHINE] = "This machine and this program",
+};
+
 typedef struct Command {
-  const char *group; /* printed once above the commands that share it */
+  Group group;
   const char *name;
   Status (*run)(Arena *arena, int argc, char **argv);
   const char *help; /* one line */
 } Command;
 
+/* Group by group: the usage is printed in this order. */
 static const Command commands[] = {
-    {"This machine and this program", "devices", command_devices,
-     "backends, GPUs, memory, threads, libraries"},
-    {"This machine and this program", "version", command_version, "version, commit and build"},
+    {GROUP_MACHINE, "version", command_version, "version, commit and build"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void print_usage(FILE *out) {
   fputs("usage: popalm COMMAND [ARGUMENT...]\n", out);
-  const char *group = "";
   for (int i = 0; i < COMMANDS; i++) {
-    if (strcmp(group, commands[i].group) != 0) fprintf(out, "\n%s\n", commands[i].group);
-    group = commands[i].group;
+    if (i == 0 || commands[i].group != commands[i - 1].group)
+      fprintf(out, "\n%s\n", group_titles[commands[i].group]);
     fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].help);
   }
   fputs("\npopalm COMMAND --help describes a command.\n", out);

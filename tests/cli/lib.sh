@@ -1,0 +1,45 @@
+# Sourced by the scripts of this folder, each of which is run from the root with the binary's path as its argument:
+#   . tests/cli/lib.sh
+#   expect_status 0 devices
+#   expect_output 'cpu: '
+# Every expectation is about the last command run. The script fails at its end if any expectation did.
+popalm=$1
+folder=$(mktemp -d)
+failures=0
+status=0
+trap 'code=$?; rm -rf "$folder"; [ "$failures" = 0 ] || exit 1; exit $code' EXIT
+
+complain() {
+  failures=$((failures + 1))
+  echo "FAILED: $last"
+  echo "  $1"
+  echo "  status $status; its output:"
+  sed 's/^/    /' "$folder/out" | head -n 20
+  echo "  its errors:"
+  sed 's/^/    /' "$folder/err" | head -n 20
+}
+
+# expect_status STATUS ARGUMENT...: runs popalm.
+expect_status() {
+  expected=$1
+  shift
+  last="popalm $*"
+  status=0
+  "$popalm" "$@" >"$folder/out" 2>"$folder/err" </dev/null || status=$?
+  [ "$status" = "$expected" ] || complain "status $expected expected"
+}
+
+# Extended regular expressions, searched in what went to stdout and stderr.
+expect_output() { grep -Eq -e "$1" "$folder/out" || complain "output should match: $1"; }
+expect_error() { grep -Eq -e "$1" "$folder/err" || complain "errors should match: $1"; }
+expect_no_error() { [ ! -s "$folder/err" ] || complain "nothing should go to stderr"; }
+
+# Wrong usage: status 2, nothing on stdout, one line on stderr that matches.
+expect_wrong_usage() {
+  pattern=$1
+  shift
+  expect_status 2 "$@"
+  [ ! -s "$folder/out" ] || complain "nothing should go to stdout"
+  [ "$(wc -l <"$folder/err")" = 1 ] || complain "one line of error expected"
+  expect_error "$pattern"
+}

@@ -1,0 +1,38 @@
+# The commands are listed, each explains itself, and wrong usage is answered by one line and status 2.
+. tests/cli/lib.sh
+
+expect_status 0 --help
+expect_output '^usage: popalm COMMAND'
+expect_no_error
+listed=$(sed -n 's/^  \([a-z][a-z]*\) .*/\1/p' "$folder/out")
+[ -n "$listed" ] || complain "commands should be listed"
+
+for command in $listed; do
+  expect_status 0 "$command" --help
+  expect_output "^usage: popalm $command"
+  expect_output '^  --help '
+  expect_no_error
+  expect_status 0 help "$command"
+  expect_output "^usage: popalm $command"
+  expect_wrong_usage "^popalm $command: unknown option --no-such-option" "$command" --no-such-option
+  expect_wrong_usage 'did you mean --help' "$command" --hlep
+done
+
+expect_status 2
+expect_error '^usage: popalm COMMAND'
+expect_wrong_usage 'unknown command "devicse"; did you mean "devices"' devicse
+expect_wrong_usage 'unknown command "xyzzyxyzzy"; popalm --help' xyzzyxyzzy
+expect_wrong_usage 'unexpected argument' devices here
+
+expect_status 0 --version
+expect_output '^popalm [0-9]+\.[0-9]+\.[0-9]+ \(commit '
+expect_status 0 devices
+expect_output '^cpu: .*threads?, .*GiB'
+expect_output 'OpenBLAS'
+
+# An output that cannot be written is an error.
+last="popalm --version >/dev/full"
+status=0
+"$popalm" --version >/dev/full 2>"$folder/err" || status=$?
+[ "$status" = 1 ] || complain "status 1 expected"
+expect_error 'could not be written'
