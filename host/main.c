@@ -27,6 +27,7 @@ typedef struct Command {
 
 /* Group by group: the usage is printed in this order. */
 static const Command commands[] = {
+    {GROUP_MACHINE, "devices", command_devices, "backends, GPUs, memory, threads, libraries"},
     {GROUP_MACHINE, "version", command_version, "version, commit and build"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
