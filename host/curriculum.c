@@ -111,50 +111,53 @@ double pace_quantile(const CurriculumSettings *settings, int64_t step, int64_t s
   return fmin(1, quantiles[settings->pace_q](settings->pace_q_start, fmin(1, (double)step / end)));
 }
 
+/* Each pace says how many of the n samples that rank left stay, and its threshold. */
 typedef struct PaceInput {
   const CurriculumSettings *settings;
   int64_t step, steps;
-  RandomKey key;
-  CurriculumSample *samples;
-  int count;
-  Arena *scratch;
+  const CurriculumSample *samples;
+  int count, n;
 } PaceInput;
 
-static double pace_none(const PaceInput *in) {
-  (void)in;
-  return NAN;
+static int pace_none(const PaceInput *in, double *threshold) {
+  *threshold = NAN;
+  return in->n;
 }
 
-/* keep while R prob(y) > lambda, lambda = start decay^step */
-static double pace_reward_prob(const PaceInput *in) {
-  double lambda = in->settings->pace_start * pow(in->settings->pace_decay, (double)in->step);
-  for (int i = 0; i < in->count; i++) {
-    CurriculumSample *sample = &in->samples[i];
-    if (sample->fate == KEPT && !(-difficulty_reward_prob(in->settings, sample) > lambda))
-      sample->fate = DROPPED_BY_PACE;
-  }
-  return lambda;
+/* those with R prob(y) > lambda, lambda = start decay^step */
+static int pace_reward_prob(const PaceInput *in, double *threshold) {
+  int stay = 0;
+  *threshold = in->settings->pace_start * pow(in->settings->pace_decay, (double)in->step);
+  for (int i = 0; i < in->count; i++)
+    stay += in->samples[i].fate == KEPT && -in->samples[i].difficulty > *threshold;
+  return stay;
 }
 
-/* Keep the share q(t): the easiest, the hardest, or, as a control for "fewer samples", a random choice. */
-static double pace_of_quantile(const PaceInput *in) {
-  Ranked *order = NEW(in->scratch, Ranked, in->count);
-  int left = 0;
-  for (int i = 0; i < in->count; i++) {
-    if (in->samples[i].fate != KEPT) continue;
-    double value = in->samples[i].difficulty;
-    if (in->settings->pace_order == ORDER_HARD) value = -value;
-    if (in->settings->pace_order == ORDER_RANDOM) value = random_double(in->key, (uint32_t)i, 0);
-    order[left++] = (Ranked){value, i};
-  }
-  qsort(order, (size_t)left, sizeof *order, by_value_then_index);
-  double q = pace_quantile(in->settings, in->step, in->steps);
-  for (int i = (int)ceil(q * left - 1e-9); i < left; i++) in->samples[order[i].index].fate = DROPPED_BY_PACE;
-  return q;
+/* the share q(t) */
+static int pace_of_quantile(const PaceInput *in, double *threshold) {
+  *threshold = pace_quantile(in->settings, in->step, in->steps);
+  return (int)ceil(*threshold * in->n - 1e-9);
 }
 
-static double (*const paces[])(const PaceInput *) = {
+static int (*const paces[])(const PaceInput *, double *) = {
     [PACE_NONE] = pace_none, [PACE_REWARD_PROB] = pace_reward_prob, [PACE_QUANTILE] = pace_of_quantile};
+
+/* Which ones stay: the easiest, the hardest, or, as a control for "fewer samples", a random choice. */
+static double order_value(const CurriculumSettings *settings, const CurriculumSample *sample, RandomKey key,
+                          int i) {
+  if (settings->pace_order == ORDER_RANDOM) return random_double(key, (uint32_t)i, 0);
+  return settings->pace_order == ORDER_HARD ? -sample->difficulty : sample->difficulty;
+}
+
+static void keep_in_order(const CurriculumSettings *settings, RandomKey key, CurriculumSample *samples,
+                          int count, int stay, Arena *scratch) {
+  Ranked *order = NEW(scratch, Ranked, count);
+  int n = 0;
+  for (int i = 0; i < count; i++)
+    if (samples[i].fate == KEPT) order[n++] = (Ranked){order_value(settings, &samples[i], key, i), i};
+  qsort(order, (size_t)n, sizeof *order, by_value_then_index);
+  for (int i = stay; i < n; i++) samples[order[i].index].fate = DROPPED_BY_PACE;
+}
 
 /* ---- the whole ---- */
 
@@ -166,14 +169,19 @@ static int kept(const CurriculumSample *samples, int count) {
 
 CurriculumStep curriculum_select(const CurriculumSettings *settings, int64_t step, int64_t steps,
                                  RandomKey key, CurriculumSample *samples, int count, Arena *scratch) {
+  /* reward_prob is a pace and a measure in one */
+  Difficulty measure =
+      settings->pace == PACE_REWARD_PROB ? DIFFICULTY_REWARD_PROB : settings->pace_difficulty;
   for (int i = 0; i < count; i++) {
     samples[i].fate = KEPT;
-    samples[i].difficulty = difficulties[settings->pace_difficulty](settings, &samples[i]);
+    samples[i].difficulty = difficulties[measure](settings, &samples[i]);
   }
   CurriculumStep out;
   ranks[settings->rank](settings, samples, count, scratch);
   out.kept_rank = kept(samples, count);
-  out.threshold = paces[settings->pace](&(PaceInput){settings, step, steps, key, samples, count, scratch});
+  PaceInput input = {settings, step, steps, samples, count, out.kept_rank};
+  int stay = paces[settings->pace](&input, &out.threshold);
+  keep_in_order(settings, key, samples, count, stay, scratch);
   out.kept_pace = kept(samples, count);
   return out;
 }

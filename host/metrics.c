@@ -36,20 +36,27 @@ static size_t kept_bytes(const FileMap *map, int64_t resume_step) {
   return at;
 }
 
+Status rows_cut(const char *path, int64_t resume_step) {
+  size_t keep = 0;
+  if (!file_exists(path)) return OK;
+  if (resume_step > 0) {
+    FileMap map;
+    TRY(file_map(path, &map));
+    keep = kept_bytes(&map, resume_step);
+    file_unmap(&map);
+  }
+  if (truncate(path, (off_t)keep) == 0) return OK;
+  return fail(FAILED, "%s: cannot be written: %s; check the folder and its rights", path, strerror(errno));
+}
+
 Status metrics_open(Arena *arena, const char *folder, int64_t resume_step, Metrics **out) {
   Metrics *metrics = NEW(arena, Metrics, 1);
   *out = metrics;
   *metrics =
       (Metrics){.path = path_join(arena, folder, "metrics.jsonl"), .row = {.arena = arena}, .events.fd = -1};
-  size_t keep = 0;
-  if (resume_step > 0 && file_exists(metrics->path)) {
-    FileMap map;
-    TRY(file_map(metrics->path, &map));
-    keep = kept_bytes(&map, resume_step);
-    file_unmap(&map);
-  }
+  TRY(rows_cut(metrics->path, resume_step));
   metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (metrics->fd < 0 || ftruncate(metrics->fd, (off_t)keep) != 0)
+  if (metrics->fd < 0)
     return fail(FAILED, "%s: cannot be written: %s; check the folder and its rights", metrics->path,
                 strerror(errno));
   return events_open(arena, path_join(arena, folder, "events.out.tfevents.0.popalm"), resume_step,

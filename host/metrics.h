@@ -12,6 +12,8 @@ typedef struct Metrics Metrics;
 
 /* Opens folder/metrics.jsonl (and the event file), dropping rows whose step is after resume_step (0: all). */
 Status metrics_open(Arena *arena, const char *folder, int64_t resume_step, Metrics **out) CHECKED;
+/* Cuts a file of rows {"step":n,...} back to those up to resume_step (0: none). No file: nothing to do. */
+Status rows_cut(const char *path, int64_t resume_step) CHECKED;
 /* One row: metrics_begin, any number of metrics_add, metrics_end. Names are constant strings. NaN is written as null. */
 void metrics_begin(Metrics *metrics, int64_t step);
 void metrics_add(Metrics *metrics, const char *name, double value);

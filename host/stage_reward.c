@@ -189,13 +189,14 @@ static Status reward_step(PairTask *task, double *loss) {
     return fail(FAILED,
                 "reward: the loss is not a finite number at step %lld; lower reward.lr or reward.grad_clip",
                 (long long)task->step);
-  optimizer_step(&task->reward.model, &settings->optimizer, task->step, task->steps);
+  double lr = learning_rate(&settings->optimizer, task->step, task->steps);
+  optimizer_step(&task->reward.model, &settings->optimizer, lr, task->step);
   float norm;
   TRY(backend->download(backend, &norm, task->reward.model.parameters.norm, sizeof norm));
   metrics_begin(task->metrics, ++task->step);
   metrics_add(task->metrics, "loss", *loss);
   metrics_add(task->metrics, "accuracy", accuracy);
-  metrics_add(task->metrics, "lr", learning_rate(&settings->optimizer, task->step - 1, task->steps));
+  metrics_add(task->metrics, "lr", lr);
   metrics_add(task->metrics, "grad_norm", (double)norm);
   return metrics_end(task->metrics);
 }

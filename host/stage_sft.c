@@ -140,13 +140,14 @@ static Status sft_step(Sft *sft, double *loss) {
   if (!isfinite(*loss))
     return fail(FAILED, "sft: the loss is not a finite number at step %lld; lower sft.lr or sft.grad_clip",
                 (long long)sft->step);
-  optimizer_step(&sft->model, &settings->optimizer, sft->step, sft->steps);
+  double lr = learning_rate(&settings->optimizer, sft->step, sft->steps);
+  optimizer_step(&sft->model, &settings->optimizer, lr, sft->step);
   float norm;
   TRY(backend->download(backend, &norm, sft->model.parameters.norm, sizeof norm));
   metrics_begin(sft->metrics, sft->step + 1);
   metrics_add(sft->metrics, "loss", *loss);
   metrics_add(sft->metrics, "perplexity", exp(*loss));
-  metrics_add(sft->metrics, "lr", learning_rate(&settings->optimizer, sft->step, sft->steps));
+  metrics_add(sft->metrics, "lr", lr);
   metrics_add(sft->metrics, "grad_norm", (double)norm);
   sft->step++;
   int64_t every = (sft->steps + DEV_TIMES - 1) / DEV_TIMES;

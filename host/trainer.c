@@ -20,7 +20,7 @@ double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t st
   return settings->lr;
 }
 
-void optimizer_step(Model *model, const OptimizerSettings *settings, int64_t step, int64_t steps) {
+void optimizer_step(Model *model, const OptimizerSettings *settings, double lr, int64_t update) {
   Parameters *p = &model->parameters;
   Backend *backend = p->backend;
   backend->grad_norm(backend, &(GradNorm){.grad = p->grads, .count = p->total, .norm = p->norm});
@@ -31,12 +31,12 @@ void optimizer_step(Model *model, const OptimizerSettings *settings, int64_t ste
                                    .copy = p->weights,
                                    .count = p->total,
                                    .decay_count = p->decay_total,
-                                   .lr = (float)learning_rate(settings, step, steps),
+                                   .lr = (float)lr,
                                    .beta1 = (float)settings->beta1,
                                    .beta2 = (float)settings->beta2,
                                    .epsilon = (float)settings->epsilon,
                                    .weight_decay = (float)settings->weight_decay,
-                                   .step = (int)step + 1,
+                                   .step = (int)update + 1,
                                    .norm = p->norm,
                                    .max_norm = (float)settings->grad_clip});
   parameters_zero_grads(p);

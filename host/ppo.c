@@ -1,0 +1,369 @@
+#include "ppo.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "trainer.h"
+
+/* ---- set-up ---- */
+
+static Status open_learner(Arena *arena, Learner *learner, Backend *backend, const char *folder,
+                           ModelParts parts, bool trainable, int max_tokens, int max_rows, uint64_t seed) {
+  TRY(model_load(arena, &learner->model, backend, folder, parts, trainable, seed));
+  TRY(activations_allocate(&learner->activations, arena, &learner->model.decoder.config, backend, max_tokens,
+                           trainable));
+  return model_rows_allocate(&learner->rows, &learner->model, max_rows, trainable);
+}
+
+static void close_learner(Learner *learner) {
+  Backend *backend = learner->model.parameters.backend;
+  if (!backend) return;
+  activations_free(&learner->activations, backend);
+  model_rows_free(&learner->rows, backend);
+  model_free(&learner->model);
+}
+
+static Status allocate_tensors(Ppo *ppo) {
+  PpoTensors *d = &ppo->device;
+  float **all[] = {&d->logprob,      &d->entropy,    &d->ref_logprob, &d->value,          &d->advantage,
+                   &d->returns,      &d->score,      &d->stats,       &d->mb_old_logprob, &d->mb_advantage,
+                   &d->mb_old_value, &d->mb_returns, &d->mb_logprob,  &d->mb_value,       &d->mb_dlogprob,
+                   &d->mb_dvalue,    &d->mb_dentropy};
+  size_t arrays = sizeof all / sizeof *all;
+  size_t each = ((size_t)ppo->max_samples * (size_t)ppo->max_reply + 64 + 63) / 64 *
+                64; /* stats and cu_seqlens fit too */
+  TRY(ppo->backend->alloc(ppo->backend, (arrays + 1) * each * sizeof(float), "PPO's values per token",
+                          &ppo->memory));
+  for (size_t i = 0; i < arrays; i++) *all[i] = (float *)ppo->memory + i * each;
+  d->cu_seqlens = (int32_t *)ppo->memory + arrays * each;
+  return OK;
+}
+
+Status ppo_open(Arena *arena, Ppo *ppo, const PpoSettings *settings, Backend *backend, const char *sft_folder,
+                const char *reward_folder, int max_sequence, int max_reply, uint64_t seed) {
+  *ppo = (Ppo){.settings = settings,
+               .backend = backend,
+               .max_samples = settings->posts_per_step * settings->samples_per_post,
+               .max_reply = max_reply,
+               .kl_coef = settings->kl_coef};
+  int samples = settings->minibatch, max_tokens = samples * max_sequence, max_rows = samples * max_reply;
+  bool shared = settings->critic == CRITIC_SHARED;
+  TRY(open_learner(arena, &ppo->policy, backend, sft_folder, (ModelParts){.value_head = shared}, true,
+                   max_tokens, max_rows, seed));
+  TRY(open_learner(arena, &ppo->reference, backend, sft_folder, (ModelParts){0}, false, max_tokens, max_rows,
+                   seed));
+  if (!shared)
+    TRY(open_learner(arena, &ppo->critic, backend, reward_folder, (ModelParts){.value_head = true}, true,
+                     max_tokens, max_rows, seed));
+  TRY(batch_allocate(arena, &ppo->batch, backend, max_tokens, samples));
+  return allocate_tensors(ppo);
+}
+
+void ppo_close(Ppo *ppo) {
+  close_learner(&ppo->policy);
+  close_learner(&ppo->reference);
+  close_learner(&ppo->critic);
+  batch_free(&ppo->batch);
+  if (ppo->memory) ppo->backend->free(ppo->backend, ppo->memory);
+  ppo->memory = NULL;
+}
+
+int ppo_models(Ppo *ppo, Model *models[2]) {
+  models[0] = &ppo->policy.model;
+  models[1] = &ppo->critic.model;
+  return ppo->settings->critic == CRITIC_SHARED ? 1 : 2;
+}
+
+/* ---- forward passes ---- */
+
+/* Packs samples order[0..count-1]; the batch's rows are their reply tokens in that order. */
+static void fill_batch(Ppo *ppo, const PpoSample *samples, const int *order, int count, Arena *scratch) {
+  batch_clear(&ppo->batch);
+  for (int i = 0; i < count; i++) {
+    const PpoSample *sample = &samples[order[i]];
+    int length = sample->prompt_length + sample->reply_length;
+    int32_t *tokens = NEW(scratch, int32_t, length);
+    memcpy(tokens, sample->prompt, sizeof *tokens * (size_t)sample->prompt_length);
+    memcpy(tokens + sample->prompt_length, sample->reply, sizeof *tokens * (size_t)sample->reply_length);
+    batch_add(&ppo->batch, tokens, length, sample->prompt_length);
+  }
+  batch_upload(&ppo->batch);
+}
+
+static void forward(Ppo *ppo, Learner *learner) {
+  DecoderInput input = batch_input(&ppo->batch);
+  decoder_forward(&learner->model.decoder, &learner->activations, &input);
+  model_rows_forward(&learner->model, &learner->activations, &learner->rows, ppo->batch.device.rows,
+                     ppo->batch.rows);
+}
+
+static void logprobs(Ppo *ppo, const Learner *learner, float *logprob, float *entropy) {
+  const Decoder *decoder = &learner->model.decoder;
+  ppo->backend->vocab(ppo->backend,
+                      &(Vocab){.hidden = learner->rows.normed,
+                               .weight = parameters_weight(&learner->model.parameters, decoder->vocab_weight),
+                               .targets = ppo->batch.device.targets,
+                               .logprob = logprob,
+                               .entropy = entropy,
+                               .rows = ppo->batch.rows,
+                               .hidden_size = decoder->config.hidden,
+                               .vocab = decoder->config.vocab});
+}
+
+static Learner *critic_of(Ppo *ppo) {
+  return ppo->settings->critic == CRITIC_SHARED ? &ppo->policy : &ppo->critic;
+}
+
+static void values(Ppo *ppo, float *value) {
+  const Model *model = &critic_of(ppo)->model;
+  ppo->backend->scalar_head(
+      ppo->backend, &(ScalarHead){.hidden = critic_of(ppo)->rows.normed,
+                                  .weight = parameters_weight(&model->parameters, model->value_weight),
+                                  .bias = parameters_weight(&model->parameters, model->value_bias),
+                                  .out = value,
+                                  .rows = ppo->batch.rows,
+                                  .hidden_size = model->decoder.config.hidden});
+}
+
+static void forward_policy_and_critic(Ppo *ppo) {
+  forward(ppo, &ppo->policy);
+  if (ppo->settings->critic == CRITIC_REWARD) forward(ppo, &ppo->critic);
+}
+
+/* Logprobs, entropies, values and reference logprobs of all samples, minibatch by minibatch. */
+static void evaluate_old(Ppo *ppo, const PpoSample *samples, int count, Arena *scratch) {
+  int *order = NEW(scratch, int, count);
+  for (int i = 0; i < count; i++) order[i] = i;
+  for (int first = 0, offset = 0; first < count; first += ppo->settings->minibatch) {
+    int n = count - first < ppo->settings->minibatch ? count - first : ppo->settings->minibatch;
+    fill_batch(ppo, samples, order + first, n, scratch);
+    forward_policy_and_critic(ppo);
+    logprobs(ppo, &ppo->policy, ppo->device.logprob + offset, ppo->device.entropy + offset);
+    values(ppo, ppo->device.value + offset);
+    forward(ppo, &ppo->reference);
+    logprobs(ppo, &ppo->reference, ppo->device.ref_logprob + offset, NULL);
+    offset += ppo->batch.rows;
+  }
+}
+
+/* ---- advantages ---- */
+
+/* What the host needs of a step: [tokens] each. */
+typedef struct HostTensors {
+  int tokens;
+  int32_t *cu_seqlens; /* [count+1] */
+  float *logprob, *entropy, *ref_logprob, *value, *advantage, *returns;
+  float stats[ADVANTAGE_STATS];
+} HostTensors;
+
+static Status advantages(Ppo *ppo, const PpoSample *samples, int count, HostTensors *host, Arena *scratch) {
+  Backend *backend = ppo->backend;
+  PpoTensors *d = &ppo->device;
+  host->cu_seqlens = NEW(scratch, int32_t, count + 1);
+  float *score = NEW(scratch, float, count);
+  int max_len = 0;
+  for (int i = 0; i < count; i++) {
+    host->cu_seqlens[i + 1] = host->cu_seqlens[i] + samples[i].reply_length;
+    score[i] = (float)samples[i].score;
+    if (samples[i].reply_length > max_len) max_len = samples[i].reply_length;
+  }
+  host->tokens = host->cu_seqlens[count];
+  backend->upload(backend, d->cu_seqlens, host->cu_seqlens, sizeof(int32_t) * ((size_t)count + 1));
+  backend->upload(backend, d->score, score, sizeof(float) * (size_t)count);
+  backend->ppo_advantage(backend, &(PpoAdvantage){.replies = {d->cu_seqlens, count, host->tokens, max_len},
+                                                  .logprob = d->logprob,
+                                                  .ref_logprob = d->ref_logprob,
+                                                  .value = d->value,
+                                                  .score = d->score,
+                                                  .kl_kind = ppo->settings->kl_kind,
+                                                  .kl_coef = (float)ppo->kl_coef,
+                                                  .gamma = (float)ppo->settings->gamma,
+                                                  .lambda = (float)ppo->settings->lambda,
+                                                  .whiten = ppo->settings->whiten,
+                                                  .advantage = d->advantage,
+                                                  .returns = d->returns,
+                                                  .stats = d->stats});
+  const float *source[] = {d->logprob, d->entropy, d->ref_logprob, d->value, d->advantage, d->returns};
+  float **target[] = {&host->logprob, &host->entropy,   &host->ref_logprob,
+                      &host->value,   &host->advantage, &host->returns};
+  for (int i = 0; i < 6; i++) {
+    *target[i] = NEW(scratch, float, host->tokens);
+    TRY(backend->download(backend, *target[i], source[i], sizeof(float) * (size_t)host->tokens));
+  }
+  return backend->download(backend, host->stats, d->stats, sizeof host->stats);
+}
+
+static void describe(const HostTensors *host, int count, PpoStep *out) {
+  double entropy = 0, k1 = 0, k3 = 0, mean = 0, residual_mean = 0, variance = 0, residual_variance = 0;
+  int n = host->tokens;
+  for (int t = 0; t < n; t++) {
+    double x = (double)host->logprob[t] - (double)host->ref_logprob[t];
+    entropy += (double)host->entropy[t] / n;
+    k1 += x / count;
+    k3 += (exp(-x) - 1 + x) / count;
+    mean += (double)host->returns[t] / n;
+    residual_mean += ((double)host->returns[t] - (double)host->value[t]) / n;
+  }
+  for (int t = 0; t < n; t++) {
+    variance += pow((double)host->returns[t] - mean, 2);
+    residual_variance += pow((double)host->returns[t] - (double)host->value[t] - residual_mean, 2);
+  }
+  out->tokens = n;
+  out->entropy = entropy;
+  out->kl = k1;
+  out->kl_k3 = k3;
+  out->mean_return = mean;
+  out->advantage_std = sqrt(fmax(0, (double)host->stats[ADVANTAGE_VARIANCE]));
+  out->explained_variance = variance > 0 ? 1 - residual_variance / variance : NAN;
+}
+
+/* ---- updates ---- */
+
+/* The minibatch's old values beside its rows on the device. */
+static void upload_minibatch(Ppo *ppo, const HostTensors *host, const int *order, int count, Arena *scratch) {
+  Backend *backend = ppo->backend;
+  float *const device[] = {ppo->device.mb_old_logprob, ppo->device.mb_advantage, ppo->device.mb_old_value,
+                           ppo->device.mb_returns};
+  const float *const source[] = {host->logprob, host->advantage, host->value, host->returns};
+  float *gathered = NEW(scratch, float, ppo->batch.rows);
+  for (int k = 0; k < 4; k++) {
+    int at = 0;
+    for (int i = 0; i < count; i++)
+      for (int t = host->cu_seqlens[order[i]]; t < host->cu_seqlens[order[i] + 1]; t++)
+        gathered[at++] = source[k][t];
+    backend->upload(backend, device[k], gathered, sizeof(float) * (size_t)at);
+  }
+  if (ppo->settings->entropy_coef == 0) return;
+  for (int t = 0; t < ppo->batch.rows; t++)
+    gathered[t] = (float)(-ppo->settings->entropy_coef / ppo->batch.rows);
+  backend->upload(backend, ppo->device.mb_dentropy, gathered, sizeof(float) * (size_t)ppo->batch.rows);
+}
+
+static void losses(Ppo *ppo) {
+  const PpoSettings *s = ppo->settings;
+  PpoTensors *d = &ppo->device;
+  ppo->backend->ppo_loss(ppo->backend,
+                         &(PpoLoss){.logprob = d->mb_logprob,
+                                    .old_logprob = d->mb_old_logprob,
+                                    .advantage = d->mb_advantage,
+                                    .value = d->mb_value,
+                                    .old_value = d->mb_old_value,
+                                    .returns = d->mb_returns,
+                                    .clip_low = (float)s->clip,
+                                    .clip_high = (float)(s->clip_high > 0 ? s->clip_high : s->clip),
+                                    .dual_clip = (float)s->dual_clip,
+                                    .value_clip = (float)s->value_clip,
+                                    .value_coef = (float)s->value_coef,
+                                    .scale = 1.0f / (float)ppo->batch.rows,
+                                    .dlogprob = d->mb_dlogprob,
+                                    .dvalue = d->mb_dvalue,
+                                    .stats = d->stats,
+                                    .tokens = ppo->batch.rows});
+}
+
+static void backward(Ppo *ppo) {
+  Backend *backend = ppo->backend;
+  Learner *policy = &ppo->policy, *critic = critic_of(ppo);
+  Decoder *decoder = &policy->model.decoder;
+  DecoderInput input = batch_input(&ppo->batch);
+  backend->vocab_backward(
+      backend, &(VocabBackward){.hidden = policy->rows.normed,
+                                .weight = parameters_weight(&policy->model.parameters, decoder->vocab_weight),
+                                .targets = ppo->batch.device.targets,
+                                .dlogprob = ppo->device.mb_dlogprob,
+                                .dentropy = ppo->settings->entropy_coef != 0 ? ppo->device.mb_dentropy : NULL,
+                                .dhidden = policy->rows.dnormed,
+                                .dweight = parameters_grad(&policy->model.parameters, decoder->vocab_weight),
+                                .rows = ppo->batch.rows,
+                                .hidden_size = decoder->config.hidden,
+                                .vocab = decoder->config.vocab});
+  Model *model = &critic->model;
+  backend->scalar_head_backward(
+      backend, &(ScalarHeadBackward){.hidden = critic->rows.normed,
+                                     .weight = parameters_weight(&model->parameters, model->value_weight),
+                                     .dout = ppo->device.mb_dvalue,
+                                     .dhidden = critic->rows.dnormed,
+                                     .accumulate = critic == policy,
+                                     .dweight = parameters_grad(&model->parameters, model->value_weight),
+                                     .dbias = parameters_grad(&model->parameters, model->value_bias),
+                                     .rows = ppo->batch.rows,
+                                     .hidden_size = model->decoder.config.hidden});
+  model_rows_backward(&policy->model, &policy->activations, &policy->rows, ppo->batch.device.rows,
+                      ppo->batch.rows, &input);
+  if (critic != policy)
+    model_rows_backward(&critic->model, &critic->activations, &critic->rows, ppo->batch.device.rows,
+                        ppo->batch.rows, &input);
+}
+
+static Status update_minibatch(Ppo *ppo, double lr, double sums[PPO_STATS], PpoStep *out) {
+  forward_policy_and_critic(ppo);
+  logprobs(ppo, &ppo->policy, ppo->device.mb_logprob, NULL);
+  values(ppo, ppo->device.mb_value);
+  losses(ppo);
+  backward(ppo);
+  Model *models[2];
+  int count = ppo_models(ppo, models);
+  for (int i = 0; i < count; i++) optimizer_step(models[i], &ppo->settings->optimizer, lr, ppo->updates);
+  ppo->updates++;
+  out->updates++;
+  float stats[PPO_STATS], norm;
+  TRY(ppo->backend->download(ppo->backend, stats, ppo->device.stats, sizeof stats));
+  TRY(ppo->backend->download(ppo->backend, &norm, models[0]->parameters.norm, sizeof norm));
+  for (int i = 0; i < PPO_STATS; i++) sums[i] += (double)stats[i];
+  out->grad_norm = (double)norm;
+  return OK;
+}
+
+static void shuffle(int *order, int count, RandomKey key, int epoch) {
+  for (int i = 0; i < count; i++) order[i] = i;
+  for (int i = count - 1; i > 0; i--) {
+    int j = (int)random_below(key, (uint32_t)epoch, (uint32_t)i, (uint32_t)i + 1);
+    int swap = order[i];
+    order[i] = order[j];
+    order[j] = swap;
+  }
+}
+
+/* beta <- beta (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon) (Ziegler et al. 2019) */
+static void adapt_kl(Ppo *ppo, double kl, int samples) {
+  const PpoSettings *s = ppo->settings;
+  if (s->kl_control == KL_CONTROL_FIXED) return;
+  double error = fmin(0.2, fmax(-0.2, kl / s->kl_target - 1));
+  ppo->kl_coef *= 1 + error * samples / s->kl_horizon;
+}
+
+static Status update(Ppo *ppo, const PpoSample *samples, int count, double lr, RandomKey key, PpoStep *out,
+                     Arena *scratch) {
+  HostTensors host = {0};
+  evaluate_old(ppo, samples, count, scratch);
+  TRY(advantages(ppo, samples, count, &host, scratch));
+  describe(&host, count, out);
+  int *order = NEW(scratch, int, count);
+  double sums[PPO_STATS] = {0};
+  for (int epoch = 0; epoch < ppo->settings->epochs; epoch++) {
+    shuffle(order, count, key, epoch);
+    for (int first = 0; first < count; first += ppo->settings->minibatch) {
+      int n = count - first < ppo->settings->minibatch ? count - first : ppo->settings->minibatch;
+      fill_batch(ppo, samples, order + first, n, scratch);
+      upload_minibatch(ppo, &host, order + first, n, scratch);
+      TRY(update_minibatch(ppo, lr, sums, out));
+    }
+  }
+  double tokens = (double)host.tokens * ppo->settings->epochs;
+  out->policy_loss = sums[PPO_POLICY_LOSS] / tokens;
+  out->value_loss = sums[PPO_VALUE_LOSS] / tokens;
+  out->clip_fraction = sums[PPO_CLIPPED] / tokens;
+  out->value_clip_fraction = sums[PPO_VALUE_CLIPPED] / tokens;
+  out->approx_kl = sums[PPO_APPROX_KL] / tokens;
+  out->ratio = sums[PPO_RATIO] / tokens;
+  adapt_kl(ppo, out->kl, count);
+  return OK;
+}
+
+Status ppo_update(Ppo *ppo, const PpoSample *samples, int count, double lr, RandomKey key, PpoStep *out) {
+  Arena scratch = {0};
+  *out = (PpoStep){0};
+  Status status = update(ppo, samples, count, lr, key, out, &scratch);
+  arena_free(&scratch);
+  return status;
+}
