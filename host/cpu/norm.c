@@ -7,7 +7,14 @@
 #include <math.h>
 
 #include "cpu/cpu.h"
-#include "cpu/simd.h"
+
+/* In double: far from zero, a sum in fp32 would take the digits that the deviations are made of. */
+static float mean_of(const float *x, int count) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int i = 0; i < count; i++) sum += (double)x[i];
+  return (float)(sum / count);
+}
 
 static float sum_of_squares(const float *x, float mean, int count) {
   float sum = 0;
@@ -27,7 +34,7 @@ static void norm_row(const Norm *op, int r) {
     for (int i = 0; i < hidden; i++) sum[i] = residual ? x[i] + residual[i] : x[i];
     x = sum;
   }
-  float mean = op->kind == NORM_LAYER ? simd_sum(x, hidden) / (float)hidden : 0;
+  float mean = op->kind == NORM_LAYER ? mean_of(x, hidden) : 0;
   float rstd = 1 / sqrtf(sum_of_squares(x, mean, hidden) / (float)hidden + op->epsilon);
   if (bias)
     for (int i = 0; i < hidden; i++) y[i] = (x[i] - mean) * rstd * gain[i] + bias[i];
