@@ -13,7 +13,7 @@
 typedef struct WorldSettings {
   uint64_t seed;
   int train_posts, dev_posts;
-  int replies_per_post; /* kept in the train and dev files: the most liked of twice as many */
+  int replies_per_post;  /* kept in the train and dev files: the most liked of twice as many */
   double exposure_noise; /* sigma of the log exposure of a post's replies; 0: none */
   double early_bird;     /* extra log-likes of the first replies, falling with rank of arrival */
   double author_noise;   /* sigma of the author's log-followers */
