@@ -25,7 +25,7 @@ const WorldSettings world_defaults = {.seed = 1,
                                       .dev_posts = 200,
                                       .replies_per_post = 6,
                                       .exposure_noise = 0.4,
-                                      .early_bird = 0.8,
+                                      .early_bird = 0.7,
                                       .author_noise = 0.3,
                                       .flip = 0.02};
 
@@ -68,10 +68,10 @@ typedef struct Facts {
 
 static void draw_target(Draw *draw, const Event *event, Reply *reply) {
   double u = draw_uniform(draw);
-  if (u < 0.4) return; /* the best one */
-  reply->target = u < 0.6    ? (reply->target == TARGET_SUBJECT ? TARGET_PROP : TARGET_SUBJECT)
-                  : u < 0.75 ? TARGET_TOPIC
-                             : TARGET_GENERIC;
+  if (u < 0.3) return; /* the best one */
+  reply->target = u < 0.5   ? (reply->target == TARGET_SUBJECT ? TARGET_PROP : TARGET_SUBJECT)
+                  : u < 0.7 ? TARGET_TOPIC
+                            : TARGET_GENERIC;
   reply->target_index = reply->target == TARGET_SUBJECT ? event->subject
                         : reply->target == TARGET_PROP  ? event->prop
                         : reply->target == TARGET_TOPIC ? event_topic(event)
@@ -90,13 +90,13 @@ static Reply draw_reply(Draw *draw, const Event *event) {
   Reply reply = reply_best(event);
   double u = draw_uniform(draw);
   int any = draw_below(draw, STANCES);
-  reply.stance = u < 0.4 ? reply.stance : u < 0.65 ? second_stance(event->mood) : (Stance)any;
+  reply.stance = u < 0.3 ? reply.stance : u < 0.55 ? second_stance(event->mood) : (Stance)any;
   reply.form = draw_below(draw, FORMS);
   draw_target(draw, event, &reply);
-  reply.opener = draw_part(draw, 0.5, 0.25, reply.opener, OPENERS);
-  reply.tail = draw_part(draw, 0.5, 0.2, witty_tail(event, reply.stance), TAILS);
-  reply.punctuation = draw_part(draw, 0.2, 0.45, fitting_punctuation(reply.stance), PUNCTUATIONS);
-  reply.emoji = draw_part(draw, 0.45, 0.25, fitting_emoji(reply.stance), EMOJIS);
+  reply.opener = draw_part(draw, 0.5, 0.15, reply.opener, OPENERS);
+  reply.tail = draw_part(draw, 0.5, 0.1, witty_tail(event, reply.stance), TAILS);
+  reply.punctuation = draw_part(draw, 0.25, 0.35, fitting_punctuation(reply.stance), PUNCTUATIONS);
+  reply.emoji = draw_part(draw, 0.5, 0.2, fitting_emoji(reply.stance), EMOJIS);
   return reply;
 }
 

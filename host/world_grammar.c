@@ -238,7 +238,9 @@ bool reply_parse(const char *text, Reply *out, int *words) {
     for (int form = 0; form < FORMS; form++) {
       int at = start;
       *out = (Reply){.opener = opener < 0 ? 0 : opener, .stance = (Stance)stance, .form = form};
-      if (read_core(&pieces, &at, form_pattern[stance][form], out) && read_end(&pieces, at, out)) return true;
+      if (!read_core(&pieces, &at, form_pattern[stance][form], out) || !read_end(&pieces, at, out)) continue;
+      *words -= out->target == TARGET_PROP; /* "the goat" counts as one, like a name */
+      return true;
     }
   }
   return false;
