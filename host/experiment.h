@@ -1,4 +1,4 @@
-/* One experiment, resolved: every default filled in. experiment.c holds ONE table of keys (path, type,
+/* One experiment, resolved: every default filled in. experiment_keys.c holds ONE table of keys (path, type,
  * range, default, sentence of help), which feeds the parser, --set, the schema and the docs. */
 #ifndef POPALM_EXPERIMENT_H
 #define POPALM_EXPERIMENT_H
@@ -19,7 +19,7 @@ typedef struct DataSettings {
   const char *train, *dev, *pairs; /* paths as found from the experiment file's folder; NULL with synth */
   bool synth;                      /* data.synth is an object: the files are made by the world stage */
   WorldSettings world;
-  const char *instruction; /* stands before every post */
+  const char *instruction;               /* stands before every post */
   int max_post_tokens, max_reply_tokens; /* longer ones are cut */
 } DataSettings;
 
@@ -54,7 +54,7 @@ typedef struct RewardSettings {
   RewardInput input;
   double epochs;
   int pairs_per_batch;
-  double holdout; /* share of the posts whose pairs are never trained on */
+  double holdout;        /* share of the posts whose pairs are never trained on */
   double min_like_ratio; /* pairs closer than this are left out of training; 1: none */
   double margin;         /* margin = this * ln(like ratio) */
   double smoothing;
@@ -63,12 +63,24 @@ typedef struct RewardSettings {
 
 typedef enum Critic { CRITIC_SHARED, CRITIC_REWARD } Critic;
 typedef enum KlControl { KL_CONTROL_ADAPTIVE, KL_CONTROL_FIXED } KlControl;
-typedef enum EnhanceMetric { ENHANCE_NONE, ENHANCE_ROUGE_1, ENHANCE_ROUGE_2, ENHANCE_ROUGE_L, ENHANCE_BLEU_4 } EnhanceMetric;
+typedef enum EnhanceMetric {
+  ENHANCE_NONE,
+  ENHANCE_ROUGE_1,
+  ENHANCE_ROUGE_2,
+  ENHANCE_ROUGE_L,
+  ENHANCE_BLEU_4
+} EnhanceMetric;
 typedef enum RankScope { RANK_NONE, RANK_BATCH, RANK_POST } RankScope;
 typedef enum PaceKind { PACE_NONE, PACE_REWARD_PROB, PACE_QUANTILE } PaceKind;
 typedef enum PaceProb { PROB_PRODUCT, PROB_GEOMETRIC } PaceProb;
 typedef enum PaceQ { Q_LINEAR, Q_ROOT, Q_EXPONENTIAL, Q_STEP, Q_COMPETENCE } PaceQ;
-typedef enum Difficulty { DIFFICULTY_REWARD_PROB, DIFFICULTY_REWARD, DIFFICULTY_LOGPROB, DIFFICULTY_LENGTH, DIFFICULTY_LIKE_GAP } Difficulty;
+typedef enum Difficulty {
+  DIFFICULTY_REWARD_PROB,
+  DIFFICULTY_REWARD,
+  DIFFICULTY_LOGPROB,
+  DIFFICULTY_LENGTH,
+  DIFFICULTY_LIKE_GAP
+} Difficulty;
 typedef enum PaceOrder { ORDER_EASY, ORDER_HARD, ORDER_RANDOM } PaceOrder;
 
 /* Reward enhancement, reward ranking, self-paced sampling. "curriculum": null in the file is plain PPO:
@@ -81,9 +93,9 @@ typedef struct CurriculumSettings {
   PaceKind pace;
   double pace_start, pace_decay; /* reward_prob: lambda at step 0 and its factor a step */
   PaceProb pace_prob;
-  bool pace_absolute; /* compare |R prob| (released code) instead of R prob (the paper's figure) */
-  PaceQ pace_q;       /* quantile: share kept as a function of the training's progress ... */
-  double pace_q_start; /* ... from this share */
+  bool pace_absolute;   /* compare |R prob| (released code) instead of R prob (the paper's figure) */
+  PaceQ pace_q;         /* quantile: share kept as a function of the training's progress ... */
+  double pace_q_start;  /* ... from this share */
   double pace_q_end_at; /* ... to all at this fraction of the steps */
   Difficulty pace_difficulty;
   PaceOrder pace_order;
@@ -96,7 +108,7 @@ typedef struct SamplingSettings {
 
 typedef struct PpoSettings {
   int posts_per_step, samples_per_post, steps, epochs;
-  int minibatch;       /* samples */
+  int minibatch; /* samples */
   double gamma, lambda, clip, clip_high /* 0: as clip */, dual_clip /* 0: none */, value_clip, value_coef;
   Critic critic;
   bool whiten;
@@ -114,8 +126,8 @@ typedef struct PpoSettings {
 enum { MAX_TOPS = 8 };
 
 typedef struct EvaluateSettings {
-  const char *split; /* "dev" or "train" */
-  int posts;         /* at most so many; 0: all */
+  const char *split;             /* "dev" or "train" */
+  int posts;                     /* at most so many; 0: all */
   int tops[MAX_TOPS], top_count; /* "replies": [1, 3, 5] */
   Segmentation segmentation;
   const char *dictionary; /* path, for words */
@@ -154,15 +166,22 @@ typedef struct ExperimentRun {
 
 typedef struct ExperimentFile {
   const char *path, *name;
-  cJSON *resolved; /* with "ablate" */
+  cJSON *resolved;     /* with "ablate" */
   ExperimentRun *runs; /* arms x seeds, arm by arm */
-  int run_count;
+  int run_count, arm_count, seed_count;
+  const char *baseline; /* the arm that the others are compared with; NULL without "ablate" */
+  const char *metric;   /* a name of results.json, "reward" or "rouge_l@3"; NULL without "ablate" */
 } ExperimentFile;
 
 /* Reads, merges ("extends", then --set), validates everything and resolves. Every error is INVALID with
  * file:line:column, what is wrong, the nearest known key, and what to do. */
 Status experiment_read(Arena *arena, const char *path, const Override *overrides, int override_count,
                        ExperimentFile *out) CHECKED;
+/* The resolved trees; everything else is the arena's. */
+void experiment_free(ExperimentFile *file);
+/* Whether the value at this dotted path is a file's name (whose content, not whose name, makes a difference).
+ */
+bool experiment_key_names_file(const char *path);
 /* The JSON schema and the reference page, from the same table. */
 cJSON *experiment_schema(void);
 void experiment_reference(Text *out); /* Markdown */

@@ -1,0 +1,136 @@
+/* How the values of an experiment fit together. Each check is a row: it says what is wrong at the key that is
+ * the likeliest to be changed. */
+#include <ctype.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "experiment_layers.h"
+
+bool experiment_name_ok(const char *name) {
+  size_t length = strlen(name);
+  if (length == 0 || length > 100 || name[0] == '.') return false;
+  for (const char *c = name; *c; c++)
+    if (!isascii(*c) || (!isalnum(*c) && !strchr("._-", *c))) return false;
+  return true;
+}
+
+static Status check_device(const Layers *layers, const Experiment *e) {
+  const char *d = e->device;
+  bool good = strcmp(d, "auto") == 0 || strcmp(d, "cpu") == 0 || strcmp(d, "cuda") == 0;
+  if (strncmp(d, "cuda:", 5) == 0 && d[5] && strlen(d) <= 8)
+    good = strspn(d + 5, "0123456789") == strlen(d + 5);
+  if (good) return OK;
+  return refuse_setting(layers, "device",
+                        "\"device\" is \"%s\"; it must be \"auto\", \"cpu\", \"cuda\" or \"cuda:n\"", d);
+}
+
+static Status check_data(const Layers *layers, const Experiment *e) {
+  const struct {
+    const char *key, *path;
+  } files[] = {{"data.train", e->data.train}, {"data.dev", e->data.dev}, {"data.pairs", e->data.pairs}};
+  bool any = e->data.train || e->data.dev || e->data.pairs;
+  if (!any && !e->data.synth)
+    return refuse_setting(
+        layers, "data",
+        "there is no data; set \"data.train\", \"data.dev\" and \"data.pairs\", or \"data.synth\": {} "
+        "for the synthetic world");
+  for (int i = 0; i < 3; i++) {
+    if (e->data.synth && files[i].path)
+      return refuse_setting(layers, files[i].key,
+                            "\"%s\" and \"data.synth\" exclude each other; set one of them to null",
+                            files[i].key);
+    if (!e->data.synth && !files[i].path)
+      return refuse_setting(layers, "data",
+                            "\"%s\" is missing; add it (popalm data converts files and makes pairs)",
+                            files[i].key);
+  }
+  return OK;
+}
+
+static Status check_files(const Layers *layers, const Experiment *e) {
+  const struct {
+    const char *key, *path;
+  } files[] = {{"data.train", e->data.train},
+               {"data.dev", e->data.dev},
+               {"data.pairs", e->data.pairs},
+               {"tokenizer.path", e->tokenizer.path},
+               {"evaluate.dictionary", e->evaluate.dictionary},
+               {"model.preset", strchr(e->model_preset, '/') ? e->model_preset : NULL}};
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+    if (files[i].path && access(files[i].path, R_OK) != 0)
+      return refuse_setting(layers, files[i].key, "\"%s\": the file %s cannot be read; correct the path",
+                            files[i].key, files[i].path);
+  return OK;
+}
+
+static Status check_batches(const Layers *layers, const Experiment *e) {
+  const PpoSettings *p = &e->ppo;
+  double samples = (double)p->posts_per_step * p->samples_per_post, kept = samples;
+  if (p->minibatch > samples)
+    return refuse_setting(
+        layers, "ppo.minibatch",
+        "\"ppo.minibatch\" is %d, but a step has %d x %d = %.0f samples; make it at most that", p->minibatch,
+        p->posts_per_step, p->samples_per_post, samples);
+  if (p->curriculum.rank == RANK_BATCH) kept = floor(samples * p->curriculum.rank_keep + 1e-9);
+  if (p->curriculum.rank == RANK_POST)
+    kept = p->posts_per_step * floor(p->samples_per_post * p->curriculum.rank_keep + 1e-9);
+  if (kept >= p->minibatch) return OK;
+  return refuse_setting(layers, "ppo.curriculum.rank.keep",
+                        "ranking keeps %.0f of %.0f samples, fewer than \"ppo.minibatch\" (%d), so every "
+                        "step would be skipped; "
+                        "raise \"keep\" or lower the minibatch",
+                        kept, samples, p->minibatch);
+}
+
+static Status check_sampling(const Layers *layers, const Experiment *e) {
+  if (e->ppo.sampling.temperature == 0)
+    return refuse_setting(layers, "ppo.sampling.temperature",
+                          "\"ppo.sampling.temperature\" is 0, so a post's samples would all be the "
+                          "same; use a number above 0");
+  int most = e->evaluate.tops[e->evaluate.top_count - 1];
+  if (e->evaluate.sampling.temperature == 0 && most > 1)
+    return refuse_setting(layers, "evaluate.sampling.temperature",
+                          "\"evaluate.sampling.temperature\" is 0, so the %d replies of \"evaluate.replies\" "
+                          "would be the same; "
+                          "use a number above 0, or \"replies\": [1]",
+                          most);
+  return OK;
+}
+
+static Status check_words(const Layers *layers, const Experiment *e) {
+  if (e->evaluate.segmentation != SEGMENT_WORDS || e->evaluate.dictionary) return OK;
+  return refuse_setting(layers, "evaluate.segmentation",
+                        "\"evaluate.segmentation\" is \"words\", but there is no \"evaluate.dictionary\"; "
+                        "give the path of a word list");
+}
+
+static Status check_clips(const Layers *layers, const Experiment *e) {
+  double high = e->ppo.clip_high > 0 ? e->ppo.clip_high : e->ppo.clip;
+  if (e->ppo.clip >= 1)
+    return refuse_setting(layers, "ppo.clip",
+                          "\"ppo.clip\" is %g, so a ratio of 0 would not be clipped; use a number below 1",
+                          e->ppo.clip);
+  if (e->ppo.dual_clip > 0 && e->ppo.dual_clip <= 1 + high)
+    return refuse_setting(layers, "ppo.dual_clip",
+                          "\"ppo.dual_clip\" is %g; it must be 0 (none) or above 1 + the upper clip, %g",
+                          e->ppo.dual_clip, 1 + high);
+  return OK;
+}
+
+static Status check_tokens(const Layers *layers, const Experiment *e) {
+  int longest = e->data.max_post_tokens + e->data.max_reply_tokens;
+  if (e->sft.tokens_per_batch >= longest) return OK;
+  return refuse_setting(
+      layers, "sft.tokens_per_batch",
+      "\"sft.tokens_per_batch\" is %d, but one post with its reply can have %d tokens; make it at least that",
+      e->sft.tokens_per_batch, longest);
+}
+
+Status experiment_check(const Layers *layers, const Experiment *experiment) {
+  static Status (*const checks[])(const Layers *, const Experiment *) = {
+      check_device,   check_data,  check_files, check_batches,
+      check_sampling, check_words, check_clips, check_tokens};
+  for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) TRY(checks[i](layers, experiment));
+  return OK;
+}

@@ -1,0 +1,51 @@
+/* Where an experiment's values come from: layers (extended files, the file, --set, an arm), each laid over
+ * the ones before. Every value remembers its source, so that an error can say file:line:column. */
+#ifndef POPALM_EXPERIMENT_LAYERS_H
+#define POPALM_EXPERIMENT_LAYERS_H
+
+#include "experiment_keys.h"
+
+/* One file, or one --set. */
+typedef struct Source {
+  Json json;
+  const char *folder;   /* relative paths start here */
+  const char *override; /* "--set ppo.lr=1"; NULL: a file */
+  struct Source *next;
+} Source;
+
+typedef struct Setting {
+  const Source *source;
+  const cJSON *value; /* NULL: nothing was said */
+} Setting;
+
+/* Settings of all layers so far; copied for each arm. */
+typedef struct Layers {
+  Arena *arena;
+  Source **sources; /* of all, to be freed */
+  const Source *main;
+  Setting *settings; /* [experiment_key_count] */
+} Layers;
+
+/* Lays path (which may name a section) over the settings. */
+Status layers_apply(Layers *layers, const Source *source, const char *path, const cJSON *value) CHECKED;
+/* A file with everything that it extends. */
+Status layers_apply_file(Layers *layers, const char *path) CHECKED;
+Status layers_apply_override(Layers *layers, const Override *override) CHECKED;
+Layers layers_copy(const Layers *layers);
+void layers_free(Layers *layers);
+
+/* Whether the section or key is there: no section around it is null. */
+bool layers_on(const Layers *layers, int key);
+
+/* INVALID at a value (or at its key), and at the setting of a key or, if nothing was said, at the file. */
+Status refuse_value(const Source *source, const cJSON *value, bool at_key, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+Status refuse_setting(const Layers *layers, const char *path, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Cross checks of a resolved experiment (experiment_check.c). */
+Status experiment_check(const Layers *layers, const Experiment *experiment) CHECKED;
+/* A name that can be a folder: letters, digits, '.', '_', '-'. */
+bool experiment_name_ok(const char *name);
+
+#endif
