@@ -1,7 +1,7 @@
 /* The vocabulary's softmax: logprob, entropy and their gradients from the final hidden states. The
  * logits of a chunk of rows stand in the workspace, are turned into their own gradient in place, and
- * are gone; their size does not grow with the batch. All products are single-threaded BLAS calls on
- * tiles whose sizes depend on the shapes alone. */
+ * are gone; their size does not grow with the batch. The products of the backward pass are
+ * single-threaded BLAS calls on tiles whose sizes depend on the shapes alone. */
 #include <cblas.h>
 
 #include "cpu/cpu.h"
@@ -25,13 +25,12 @@ static int chunk_rows(int rows, int vocab) {
   return smaller(rows, most);
 }
 
-/* logits[rows, V] = hidden[rows, H] weight[V, H]t */
-static void logits_of(const float *hidden, const float *weight, int rows, int size, int vocab,
-                      float *logits) {
-#pragma omp parallel for schedule(dynamic)
-  for (int v = 0; v < vocab; v += TILE_VOCAB)
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, smaller(TILE_VOCAB, vocab - v), size, 1,
-                hidden, size, weight + (size_t)v * size, size, 0, logits + v, vocab);
+/* logits[rows, V] = hidden[rows, H] weight[V, H]t, by the linear operation, whose rows do not depend on
+ * the rows beside them: a token's logprob is the same in any batch. It does not use the workspace. */
+static void logits_of(Backend *backend, const float *hidden, const float *weight, int rows, int size,
+                      int vocab, float *logits) {
+  cpu_linear(backend,
+             &(Linear){.x = hidden, .weight = weight, .y = logits, .rows = rows, .in = size, .out = vocab});
 }
 
 /* dhidden[rows, H] = dlogits[rows, V] weight[V, H] */
@@ -101,8 +100,8 @@ void cpu_vocab(Backend *backend, const Vocab *a) {
   float *logits = cpu_workspace(backend, (size_t)chunk * a->vocab * sizeof *logits);
   for (int from = 0; from < a->rows; from += chunk) {
     int rows = smaller(chunk, a->rows - from);
-    logits_of((const float *)a->hidden + (size_t)from * a->hidden_size, a->weight, rows, a->hidden_size,
-              a->vocab, logits);
+    logits_of(backend, (const float *)a->hidden + (size_t)from * a->hidden_size, a->weight, rows,
+              a->hidden_size, a->vocab, logits);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
       Softmax s = softmax_of(logits + (size_t)i * a->vocab, a->vocab, a->targets[from + i]);
@@ -119,7 +118,7 @@ void cpu_vocab_backward(Backend *backend, const VocabBackward *a) {
   for (int from = 0; from < a->rows; from += chunk) {
     int rows = smaller(chunk, a->rows - from);
     const float *hidden = (const float *)a->hidden + (size_t)from * size;
-    logits_of(hidden, a->weight, rows, size, vocab, logits);
+    logits_of(backend, hidden, a->weight, rows, size, vocab, logits);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
       int r = from + i;
@@ -135,7 +134,5 @@ void cpu_vocab_backward(Backend *backend, const VocabBackward *a) {
 }
 
 void cpu_vocab_logits(Backend *backend, const VocabLogits *a) {
-  (void)backend;
-  if (a->rows == 0 || a->vocab == 0) return;
-  logits_of(a->hidden, a->weight, a->rows, a->hidden_size, a->vocab, a->logits);
+  logits_of(backend, a->hidden, a->weight, a->rows, a->hidden_size, a->vocab, a->logits);
 }

@@ -1,0 +1,304 @@
+/* Attention on the CPU against a double-precision reference that holds the whole score matrix. */
+#include "gradcheck.h"
+
+typedef struct Case {
+  int count, tokens, max_len, heads, kv_heads, dim;
+  int32_t *cu;
+  double *qkv, *dout; /* what the reference reads */
+  float *qkv32, *dout32, *out, *lse, *dqkv;
+  Backend *backend;
+} Case;
+
+static Case make_case(Check *c, const int *lengths, int count, int heads, int kv_heads, int dim,
+                      double scale) {
+  Case k = {.count = count, .heads = heads, .kv_heads = kv_heads, .dim = dim, .backend = c->backend};
+  k.cu = NEW(&c->arena, int32_t, count + 1);
+  for (int i = 0; i < count; i++) {
+    k.cu[i + 1] = k.cu[i] + lengths[i];
+    k.max_len = lengths[i] > k.max_len ? lengths[i] : k.max_len;
+  }
+  k.tokens = k.cu[count];
+  size_t n = (size_t)k.tokens;
+  k.qkv = check_doubles(c, n * (heads + 2 * kv_heads) * dim, scale);
+  k.dout = check_doubles(c, n * heads * dim, 1);
+  k.qkv32 = check_floats(c, k.qkv, n * (heads + 2 * kv_heads) * dim);
+  k.dout32 = check_floats(c, k.dout, n * heads * dim);
+  k.out = check_output(c, n * heads * dim);
+  k.lse = check_output(c, n * heads);
+  k.dqkv = check_output(c, n * (heads + 2 * kv_heads) * dim);
+  return k;
+}
+
+static Sequences sequences_of(const Case *k) {
+  return (Sequences){.cu_seqlens = k->cu, .count = k->count, .tokens = k->tokens, .max_len = k->max_len};
+}
+
+static void run(void *context) {
+  Case *k = context;
+  k->backend->attention(k->backend, &(Attention){.sequences = sequences_of(k),
+                                                 .qkv = k->qkv32,
+                                                 .out = k->out,
+                                                 .lse = k->lse,
+                                                 .heads = k->heads,
+                                                 .kv_heads = k->kv_heads,
+                                                 .head_dim = k->dim});
+  k->backend->attention_backward(k->backend, &(AttentionBackward){.sequences = sequences_of(k),
+                                                                  .qkv = k->qkv32,
+                                                                  .out = k->out,
+                                                                  .dout = k->dout32,
+                                                                  .lse = k->lse,
+                                                                  .dqkv = k->dqkv,
+                                                                  .heads = k->heads,
+                                                                  .kv_heads = k->kv_heads,
+                                                                  .head_dim = k->dim});
+}
+
+/* One row of one head: out[dim], returns lse. p[] has room for the row's keys. */
+static double reference_row(const Case *k, int first, int t, int h, double *p, double *out) {
+  int stride = (k->heads + 2 * k->kv_heads) * k->dim, kv = h / (k->heads / k->kv_heads);
+  const double *q = k->qkv + (size_t)t * stride + h * k->dim;
+  double top = -INFINITY, sum = 0;
+  for (int j = first; j <= t; j++) {
+    const double *key = k->qkv + (size_t)j * stride + (k->heads + kv) * k->dim;
+    double s = 0;
+    for (int c = 0; c < k->dim; c++) s += q[c] * key[c];
+    p[j - first] = s / sqrt(k->dim);
+    top = fmax(top, p[j - first]);
+  }
+  for (int j = first; j <= t; j++) sum += p[j - first] = exp(p[j - first] - top);
+  for (int c = 0; c < k->dim; c++) out[c] = 0;
+  for (int j = first; j <= t; j++) {
+    const double *value = k->qkv + (size_t)j * stride + (k->heads + k->kv_heads + kv) * k->dim;
+    for (int c = 0; c < k->dim; c++) out[c] += p[j - first] / sum * value[c];
+  }
+  return top + log(sum);
+}
+
+static void reference(const Case *k, double *out, double *lse) {
+  double p[1024], row[128];
+  for (int b = 0; b < k->count; b++)
+    for (int t = k->cu[b]; t < k->cu[b + 1]; t++)
+      for (int h = 0; h < k->heads; h++) {
+        double l = reference_row(k, k->cu[b], t, h, p, row);
+        if (lse) lse[(size_t)h * k->tokens + t] = l;
+        memcpy(out + ((size_t)t * k->heads + h) * k->dim, row, (size_t)k->dim * sizeof *row);
+      }
+}
+
+static double reference_loss(void *context) {
+  Case *k = context;
+  size_t n = (size_t)k->tokens * k->heads * k->dim;
+  double *out = calloc(n + 1, sizeof *out), sum = 0;
+  reference(k, out, NULL);
+  for (size_t i = 0; i < n; i++) sum += out[i] * k->dout[i];
+  free(out);
+  return sum;
+}
+
+static void check_case(Check *c, Case *k, double tolerance) {
+  size_t n = (size_t)k->tokens * k->heads;
+  run(k);
+  double *out = NEW(&c->arena, double, n * k->dim), *lse = NEW(&c->arena, double, n);
+  reference(k, out, lse);
+  check_close(c, "out", k->out, out, n * k->dim, tolerance);
+  check_close(c, "lse", k->lse, lse, n, tolerance);
+  size_t all = (size_t)k->tokens * (k->heads + 2 * k->kv_heads) * k->dim;
+  for (size_t i = 0; i < all; i++) assert_true(isfinite(k->dqkv[i]));
+}
+
+static void random_ragged_shapes_match_the_reference_and_its_gradients(void **state) {
+  (void)state;
+  static const int dims[] = {1, 7, 16, 32, 64}, kv[] = {1, 2, 3}, groups[] = {1, 2, 3};
+  Check c;
+  check_begin(&c, "attention");
+  for (int round = 0; round < 12; round++) {
+    int lengths[8], count = check_size(&c, 0, 5);
+    for (int i = 0; i < count; i++)
+      lengths[i] = check_size(&c, 0, 1) ? check_size(&c, 0, 37) : check_size(&c, 0, 3);
+    int kv_heads = kv[check_size(&c, 0, 2)];
+    Case k = make_case(&c, lengths, count, kv_heads * groups[check_size(&c, 0, 2)], kv_heads,
+                       dims[check_size(&c, 0, 4)], 1.5);
+    check_case(&c, &k, 2e-5);
+    check_gradient(&c, "dqkv", reference_loss, &k, k.qkv, k.dqkv,
+                   (size_t)k.tokens * (k.heads + 2 * k.kv_heads) * k.dim, 2e-4);
+  }
+  check_end(&c);
+}
+
+/* The gradient of every entry in closed form, for lengths where differences would take too long. */
+static void reference_gradient(const Case *k, double *dqkv) {
+  int stride = (k->heads + 2 * k->kv_heads) * k->dim;
+  double p[1024], row[128];
+  for (int b = 0; b < k->count; b++)
+    for (int t = k->cu[b]; t < k->cu[b + 1]; t++)
+      for (int h = 0; h < k->heads; h++) {
+        int first = k->cu[b], kv = h / (k->heads / k->kv_heads);
+        reference_row(k, first, t, h, p, row);
+        const double *d = k->dout + ((size_t)t * k->heads + h) * k->dim,
+                     *q = k->qkv + (size_t)t * stride + h * k->dim;
+        double sum = 0, delta = 0;
+        for (int j = first; j <= t; j++) sum += p[j - first];
+        for (int c = 0; c < k->dim; c++) delta += d[c] * row[c];
+        for (int j = first; j <= t; j++) {
+          size_t key = (size_t)j * stride + (k->heads + kv) * k->dim,
+                 value = key + (size_t)k->kv_heads * k->dim;
+          double w = p[j - first] / sum, dp = 0;
+          for (int c = 0; c < k->dim; c++) dp += d[c] * k->qkv[value + c];
+          double ds = w * (dp - delta) / sqrt(k->dim);
+          for (int c = 0; c < k->dim; c++) {
+            dqkv[value + c] += w * d[c];
+            dqkv[key + c] += ds * q[c];
+            dqkv[(size_t)t * stride + h * k->dim + c] += ds * k->qkv[key + c];
+          }
+        }
+      }
+}
+
+static void lengths_at_the_edges_of_the_blocks_match(void **state) {
+  (void)state;
+  static const int lengths[] = {63, 64, 65, 0, 1, 255, 257, 331};
+  Check c;
+  check_begin(&c, "attention edges");
+  Case k = make_case(&c, lengths, 8, 2, 1, 16, 2);
+  check_case(&c, &k, 2e-5);
+  size_t all = (size_t)k.tokens * 4 * k.dim;
+  double *dqkv = NEW(&c.arena, double, all);
+  reference_gradient(&k, dqkv);
+  check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
+  check_end(&c);
+}
+
+static void large_scores_give_no_nan(void **state) {
+  (void)state;
+  static const int lengths[] = {300, 5};
+  Check c;
+  check_begin(&c, "attention large");
+  Case k = make_case(&c, lengths, 2, 1, 1, 16, 80); /* scores to about 1e4 */
+  check_case(&c, &k, 5e-3);
+  check_end(&c);
+}
+
+static void no_token_sees_a_later_one_or_another_sequence(void **state) {
+  (void)state;
+  static const int lengths[] = {70, 20, 90};
+  Check c;
+  check_begin(&c, "attention causal");
+  Case k = make_case(&c, lengths, 3, 2, 2, 16, 1);
+  run(&k);
+  float *before = NEW(&c.arena, float, (size_t)k.tokens * 32);
+  memcpy(before, k.out, (size_t)k.tokens * 32 * sizeof *before);
+  for (int t = 80; t < 90; t++) /* the second half of the second sequence */
+    for (int i = 0; i < 96; i++) k.qkv32[t * 96 + i] = 1000;
+  run(&k);
+  check_same(&c, "out before", k.out, before, 80 * 32);
+  check_same(&c, "out after", k.out + 90 * 32, before + 90 * 32, 90 * 32);
+  assert_true(memcmp(k.out + 80 * 32, before + 80 * 32, 10 * 32 * sizeof *before) != 0);
+  check_end(&c);
+}
+
+static void threads_change_no_bit(void **state) {
+  (void)state;
+  static const int lengths[] = {130, 1, 77, 300, 64};
+  Check c;
+  check_begin(&c, "attention threads");
+  Case k = make_case(&c, lengths, 5, 4, 2, 32, 1);
+  check_threads(&c, "out", run, &k, NULL, k.out, (size_t)k.tokens * 128);
+  check_threads(&c, "lse", run, &k, NULL, k.lse, (size_t)k.tokens * 4);
+  check_threads(&c, "dqkv", run, &k, NULL, k.dqkv, (size_t)k.tokens * 256);
+  check_end(&c);
+}
+
+/* Decoding: posts as packed sequences, samples of them, replies in slots. */
+typedef struct Decode {
+  AttentionDecode op;
+  float *full; /* [rows, Hq d] the last row of full attention over post and reply */
+} Decode;
+
+static Decode make_decode(Check *c, int heads, int kv_heads, int dim) {
+  enum { POSTS = 5, MOST = 40, MAX_REPLY = 23 };
+  int row = (heads + 2 * kv_heads) * dim, cache_row = 2 * kv_heads * dim, rows = 0;
+  int32_t *cu = NEW(&c->arena, int32_t, POSTS + 1), *post = NEW(&c->arena, int32_t, MOST),
+          *slot = check_permutation(c, MOST), *length = NEW(&c->arena, int32_t, MOST);
+  for (int p = 0; p < POSTS; p++) {
+    cu[p + 1] = cu[p] + (p == 2 ? 0 : check_size(c, 1, 150));
+    for (int samples = p == 1 ? 19 : check_size(c, 0, 4); samples > 0; samples--) post[rows++] = p;
+  }
+  float *posts = check_floats(c, check_doubles(c, (size_t)cu[POSTS] * row, 1), (size_t)cu[POSTS] * row);
+  float *post_cache = check_output(c, (size_t)cu[POSTS] * cache_row);
+  float *reply_cache = check_output(c, (size_t)MOST * MAX_REPLY * cache_row);
+  float *qkv = check_output(c, (size_t)rows * row);
+  Backend *b = c->backend;
+  KvStore store = {.heads = heads, .kv_heads = kv_heads, .head_dim = dim};
+  store.qkv = posts, store.cache = post_cache, store.rows = cu[POSTS];
+  b->kv_store(b, &store);
+  Decode d = {.full = check_output(c, (size_t)rows * heads * dim)};
+  for (int r = 0; r < rows; r++) {
+    length[r] = check_size(c, 1, MAX_REPLY);
+    int32_t seq[2] = {0, cu[post[r] + 1] - cu[post[r]] + length[r]}, at[MAX_REPLY];
+    size_t n = (size_t)seq[1], from = n - (size_t)length[r];
+    float *all = check_floats(c, check_doubles(c, n * row, 1), n * row),
+          *out = check_output(c, n * heads * dim);
+    memcpy(all, posts + (size_t)cu[post[r]] * row, from * row * sizeof *all);
+    memcpy(qkv + (size_t)r * row, all + (n - 1) * row, (size_t)row * sizeof *qkv);
+    for (int i = 0; i < length[r]; i++) at[i] = slot[r] * MAX_REPLY + i;
+    store.qkv = all + from * row, store.cache = reply_cache, store.rows = length[r], store.row = at;
+    b->kv_store(b, &store);
+    b->attention(b, &(Attention){.sequences = {seq, 1, seq[1], seq[1]},
+                                 .qkv = all,
+                                 .out = out,
+                                 .heads = heads,
+                                 .kv_heads = kv_heads,
+                                 .head_dim = dim});
+    memcpy(d.full + (size_t)r * heads * dim, out + (n - 1) * heads * dim, (size_t)heads * dim * sizeof *out);
+  }
+  d.op = (AttentionDecode){
+      qkv,  post_cache, cu,        post,  reply_cache, slot, length,
+      rows, 150,        MAX_REPLY, heads, kv_heads,    dim,  check_output(c, (size_t)rows * heads * dim)};
+  return d;
+}
+
+static void decoding_equals_the_last_row_of_full_attention(void **state) {
+  (void)state;
+  Check c;
+  check_begin(&c, "attention_decode");
+  static const int shapes[][3] = {{1, 1, 16}, {4, 4, 64}, {6, 2, 7}, {20, 1, 8}, {4, 2, 32}};
+  for (int s = 0; s < 5; s++) {
+    Decode d = make_decode(&c, shapes[s][0], shapes[s][1], shapes[s][2]);
+    size_t n = (size_t)d.op.rows * shapes[s][0] * shapes[s][2];
+    c.backend->attention_decode(c.backend, &d.op);
+    double *want = NEW(&c.arena, double, n);
+    for (size_t i = 0; i < n; i++) want[i] = d.full[i];
+    check_close(&c, "out", d.op.out, want, n, 1e-5);
+  }
+  check_end(&c);
+}
+
+static void a_decoded_row_has_the_same_bits_alone(void **state) {
+  (void)state;
+  Check c;
+  check_begin(&c, "attention_decode alone");
+  Decode d = make_decode(&c, 4, 2, 64);
+  c.backend->attention_decode(c.backend, &d.op);
+  for (int r = 0; r < d.op.rows; r++) {
+    float *alone = check_output(&c, 256);
+    AttentionDecode one = d.op;
+    one.qkv = (const float *)d.op.qkv + (size_t)r * 512;
+    one.post += r, one.slot += r, one.reply_len += r, one.rows = 1, one.out = alone;
+    c.backend->attention_decode(c.backend, &one);
+    check_same(&c, "out", alone, (const float *)d.op.out + (size_t)r * 256, 256);
+  }
+  check_end(&c);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(random_ragged_shapes_match_the_reference_and_its_gradients),
+      cmocka_unit_test(lengths_at_the_edges_of_the_blocks_match),
+      cmocka_unit_test(large_scores_give_no_nan),
+      cmocka_unit_test(no_token_sees_a_later_one_or_another_sequence),
+      cmocka_unit_test(threads_change_no_bit),
+      cmocka_unit_test(decoding_equals_the_last_row_of_full_attention),
+      cmocka_unit_test(a_decoded_row_has_the_same_bits_alone),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
