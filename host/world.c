@@ -24,9 +24,9 @@ const WorldSettings world_defaults = {.seed = 1,
                                       .train_posts = 2000,
                                       .dev_posts = 200,
                                       .replies_per_post = 6,
-                                      .exposure_noise = 0.4,
+                                      .exposure_noise = 0.35,
                                       .early_bird = 0.7,
-                                      .author_noise = 0.3,
+                                      .author_noise = 0.25,
                                       .flip = 0.02};
 
 struct World {

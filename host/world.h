@@ -21,7 +21,7 @@ typedef struct WorldSettings {
 } WorldSettings;
 
 /* Used where the experiment file says nothing. With these the likes of two replies order them as their true
- * popularity does in about 80% of all pairs, 83% of those whose counts are 1.2 times apart or more: no
+ * popularity does in about 82% of all pairs, 85% of those whose counts are 1.2 times apart or more: no
  * reward model can agree with such labels more often. */
 extern const WorldSettings world_defaults;
 
@@ -29,8 +29,8 @@ typedef struct World World;
 
 /* Writes into folder (made if absent), same bytes for the same settings:
  * train.json, dev.json  posts of different events, the most liked half of the replies first to last
- * pairs.json            4 pairs a post of all replies that were written, also of those that were not kept, under
- *                       the train posts and half as many of its own; the first listed is more liked in 60%
+ * pairs.json            4 pairs a post of all replies that were written, also of those that were not kept,
+ *                       under the train posts and half as many of its own; 60% list the more liked first
  * world.json            settings and what they make of the truth, for the evaluator */
 Status world_write(const WorldSettings *settings, const char *folder) CHECKED;
 
