@@ -11,9 +11,8 @@
  * linear end at 0). */
 double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t steps);
 
-/* Clips, updates and clears the gradients; step counts from 0. The gradient norm stays in parameters->norm.
- */
-void optimizer_step(Model *model, const OptimizerSettings *settings, int64_t step, int64_t steps);
+/* Clips, updates and clears the gradients; update counts from 0. The gradient norm stays in parameters->norm. */
+void optimizer_step(Model *model, const OptimizerSettings *settings, double lr, int64_t update);
 
 /* The state file of a running stage, folder/state.safetensors. */
 typedef struct TrainingState {
