@@ -1,0 +1,44 @@
+/* What the files under cuda/ share: the state of one GPU and the operations' launchers. Read by nvcc and,
+ * in the host-run tests of the kernels, by a plain C++ compiler. */
+#ifndef POPALM_CUDA_BACKEND_H
+#define POPALM_CUDA_BACKEND_H
+
+extern "C" {
+#include "backend.h"
+}
+
+/* cudaStream_t, without the toolkit's headers. */
+struct CUstream_st;
+
+struct CudaState {
+  int device;
+  int sm_count;           /* multiprocessors */
+  int sm_version;         /* 10 * major + minor of the compute capability */
+  CUstream_st *stream;    /* everything runs on it, in order */
+  uint32_t *grid_counter; /* device, one word, zero at rest: see grid_barrier */
+  void *workspace;        /* device scratch, see cuda_workspace */
+  size_t workspace_bytes;
+  void *library;      /* cuBLASLt */
+  void *recording;    /* the graph that is being recorded, or NULL */
+  const char *failed; /* kernel or call of the first error, or NULL */
+  int error;          /* its cudaError_t */
+};
+
+static inline CudaState *cuda_state(Backend *backend) { return static_cast<CudaState *>(backend->state); }
+
+/* At least bytes of device scratch memory, 256-byte aligned, with undefined content: the caller's until
+ * the next operation begins. NULL, with the error kept, when the device has no memory left. */
+void *cuda_workspace(Backend *backend, size_t bytes);
+
+/* Keeps the first error; synchronize and download report it. */
+void cuda_note(CudaState *state, int error, const char *what);
+
+/* The launchers, one an operation, each in the file of its name. */
+void cuda_attention(Backend *backend, const Attention *op);
+void cuda_attention_backward(Backend *backend, const AttentionBackward *op);
+void cuda_kv_store(Backend *backend, const KvStore *op);
+void cuda_attention_decode(Backend *backend, const AttentionDecode *op);
+void cuda_activation(Backend *backend, const Activation *op);
+void cuda_activation_backward(Backend *backend, const ActivationBackward *op);
+
+#endif

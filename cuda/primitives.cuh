@@ -1,0 +1,154 @@
+/* The only header that a kernel file includes: every instruction that plain CUDA C++ has no word for, under
+ * one name with two meanings.
+ *
+ *   device meaning   nvcc: intrinsics and PTX (this file)
+ *   host meaning     a C++ compiler: tests/kernels/emulator.h, which runs the same kernel source on the CPU,
+ * checks how the threads meet, and needs neither a GPU nor the toolkit
+ *
+ * Rules for kernel files, which the check tests/kernels/check_sources.sh enforces: no asm, no <<<, no raw
+ * __shared__, no
+ * __syncthreads or shuffles but through these words; no float atomics. Static shared memory starts undefined
+ * in every block. Blocks have a multiple of 32 threads. Warp words are called by all 32 lanes, at one place
+ * in the source.
+ *
+ * launch(state, {"name", grid, block, shared_bytes}, kernel<64>, arguments...)   launch_cooperative(...) for
+ * grid_barrier threadIdx blockIdx blockDim gridDim           as in CUDA; lane_index(), warp_index()
+ * SHARED(float, partial, [8][32]);              a named static shared array; SHARED(int, flag, ); a variable
+ * DYNAMIC_SHARED(bytes);                        unsigned char *bytes: the launch's shared_bytes, 128-byte
+ * aligned block_sync()                                  barrier of the whole block named_sync(id, threads)
+ * named_arrive(...)     barriers 1..15 among `threads` threads: wait, or arrive without waiting warp_sync()
+ * warp_shuffle(v, lane)  warp_shuffle_xor/_up/_down(v, n)  warp_ballot(p)  warp_any(p)  warp_all(p)
+ * warp_sum(v) warp_max(v)                       all lanes get the result
+ * block_sum(v) block_max(v)                     all threads get the result; fixed order
+ * copy_async16(shared, global, valid)           cp.async of 16 bytes, zeros if not valid; copy_async4 of 4
+ * bytes copy_async_commit()  copy_async_wait<n>()     close a group; wait until at most n of this thread's
+ * groups are in flight load_matrix_x4(r, row)  load_matrix_x4_trans  ldmatrix: lane i gives the address of
+ * row i % 8 of matrix i / 8 mma_bf16(c, a, b0, b1)                        c[4] += a[4] b[2], m16n8k16, bf16
+ * in, fp32 accumulators to_float(bf16) to_bf16(float) pack_bf16(low, high) unpack_bf16(pair, low, high)
+ * load8(p, float[8]) store8(p, float[8])        8 bf16 at a 16-byte aligned address
+ * fast_exp2 fast_exp fast_log2 fast_log         approximate, a few ulp
+ * atomic_add(p, n)                              on unsigned integers only
+ * memory_fence()  load_volatile(p)              make writes visible device-wide; read past the L1, for
+ * waiting loops grid_barrier(counter)                         all blocks of a cooperative launch; counter:
+ * CudaState.grid_counter
+ */
+#ifndef POPALM_PRIMITIVES_CUH
+#define POPALM_PRIMITIVES_CUH
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/philox.h"
+#include "cuda_backend.h"
+
+/* The storage type of the CUDA backend: the upper half of an fp32. */
+struct bf16 {
+  uint16_t bits;
+};
+
+struct alignas(16) Bytes16 {
+  uint32_t word[4];
+};
+
+#ifdef __CUDACC__
+
+#include "primitives_device.cuh"
+
+#else
+
+#include "emulator.h"
+
+#endif
+
+/* From here on: made of the words above, the same in both meanings. */
+
+#define DEVICE __device__ __forceinline__
+
+DEVICE int lane_index() { return static_cast<int>(threadIdx.x & 31u); }
+DEVICE int warp_index() { return static_cast<int>(threadIdx.x >> 5); }
+
+template <typename T>
+__host__ __device__ __forceinline__ T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+DEVICE float to_float(bf16 x) { return bits_to_float(static_cast<uint32_t>(x.bits) << 16); }
+
+DEVICE void unpack_bf16(uint32_t pair, float &low, float &high) {
+  low = bits_to_float(pair << 16);
+  high = bits_to_float(pair & 0xffff0000u);
+}
+
+DEVICE void load8(const bf16 *from, float (&to)[8]) {
+  Bytes16 bytes = load16(from);
+#pragma unroll
+  for (int i = 0; i < 4; i++) unpack_bf16(bytes.word[i], to[2 * i], to[2 * i + 1]);
+}
+
+DEVICE void store8(bf16 *to, const float (&from)[8]) {
+  Bytes16 bytes;
+#pragma unroll
+  for (int i = 0; i < 4; i++) bytes.word[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
+  store16(to, bytes);
+}
+
+DEVICE float fast_exp(float x) { return fast_exp2(x * 1.44269504088896341f); }
+DEVICE float fast_log(float x) { return fast_log2(x) * 0.693147180559945309f; }
+
+struct Sum {
+  template <typename T>
+  DEVICE T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+struct Max {
+  template <typename T>
+  DEVICE T operator()(T a, T b) const {
+    return a > b ? a : b;
+  }
+};
+
+/* A butterfly: every lane ends with the same bits. */
+template <typename Combine, typename T>
+DEVICE T warp_reduce(T value, Combine combine, Site site = SITE_HERE) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) value = combine(value, warp_shuffle_xor(value, mask, site));
+  return value;
+}
+
+template <typename T>
+DEVICE T warp_sum(T value, Site site = SITE_HERE) {
+  return warp_reduce(value, Sum(), site);
+}
+
+template <typename T>
+DEVICE T warp_max(T value, Site site = SITE_HERE) {
+  return warp_reduce(value, Max(), site);
+}
+
+/* Warps first, then the warps' results in the order of the warps. May be called again at once. */
+template <typename Combine, typename T>
+DEVICE T block_reduce(T value, Combine combine, Site site = SITE_HERE) {
+  SHARED(T, partial, [32]);
+  value = warp_reduce(value, combine, site);
+  if (lane_index() == 0) partial[warp_index()] = value;
+  block_sync(site);
+  int warps = static_cast<int>(blockDim.x >> 5);
+  T total = partial[0];
+  for (int i = 1; i < warps; i++) total = combine(total, partial[i]);
+  block_sync(site);
+  return total;
+}
+
+template <typename T>
+DEVICE T block_sum(T value, Site site = SITE_HERE) {
+  return block_reduce(value, Sum(), site);
+}
+
+template <typename T>
+DEVICE T block_max(T value, Site site = SITE_HERE) {
+  return block_reduce(value, Max(), site);
+}
+
+#endif

@@ -1,0 +1,94 @@
+/* The host meaning of ldmatrix and mma. Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k16 with
+ * floating point type" and "ldmatrix". With g = lane / 4 and t = lane % 4, two values a register:
+ *   A  a0 (g, 2t) a1 (g+8, 2t) a2 (g, 2t+8) a3 (g+8, 2t+8)      [16 rows, 16 k]
+ *   B  b0 (2t, g) b1 (2t+8, g)                                  [16 k, 8 columns]
+ *   C  c0 (g, 2t) c1 (g, 2t+1) c2 (g+8, 2t) c3 (g+8, 2t+1)      [16 rows, 8 columns] */
+#include "primitives.cuh"
+
+namespace {
+
+struct LoadArgument {
+  uint32_t *r;
+  const unsigned char *row;
+};
+
+uint16_t half_at(const unsigned char *row, int column) {
+  uint16_t value;
+  memcpy(&value, row + 2 * column, 2);
+  return value;
+}
+
+template <bool trans>
+void load_all(void *const *arguments) {
+  const unsigned char *rows[32];
+  for (int i = 0; i < 32; i++) rows[i] = static_cast<LoadArgument *>(arguments[i])->row;
+  for (int lane = 0; lane < 32; lane++) {
+    uint32_t *r = static_cast<LoadArgument *>(arguments[lane])->r;
+    int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+      const unsigned char *const *matrix = rows + 8 * i;
+      uint16_t low = trans ? half_at(matrix[2 * t], g) : half_at(matrix[g], 2 * t);
+      uint16_t high = trans ? half_at(matrix[2 * t + 1], g) : half_at(matrix[g], 2 * t + 1);
+      r[i] = low | static_cast<uint32_t>(high) << 16;
+    }
+  }
+}
+
+void check_row(const void *row, Site site) {
+  emulator_check_aligned(row, 16, site);
+  if (!emulator_is_shared(row, 16))
+    emulator_error(site, "load_matrix from %p, which is not in shared memory", row);
+}
+
+struct MmaArgument {
+  float *c;
+  const uint32_t *a;
+  uint32_t b0, b1;
+};
+
+float low_of(uint32_t pair) { return bits_to_float(pair << 16); }
+float high_of(uint32_t pair) { return bits_to_float(pair & 0xffff0000u); }
+
+void mma_all(void *const *arguments) {
+  float a[16][16], b[16][8], c[16][8];
+  for (int lane = 0; lane < 32; lane++) {
+    const MmaArgument *x = static_cast<MmaArgument *>(arguments[lane]);
+    int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+      int row = g + (i & 1) * 8, k = 2 * t + (i / 2) * 8;
+      a[row][k] = low_of(x->a[i]);
+      a[row][k + 1] = high_of(x->a[i]);
+      c[g + (i / 2) * 8][2 * t + (i & 1)] = x->c[i];
+    }
+    b[2 * t][g] = low_of(x->b0);
+    b[2 * t + 1][g] = high_of(x->b0);
+    b[2 * t + 8][g] = low_of(x->b1);
+    b[2 * t + 9][g] = high_of(x->b1);
+  }
+  for (int row = 0; row < 16; row++)
+    for (int k = 0; k < 16; k++)
+      for (int n = 0; n < 8; n++) c[row][n] += a[row][k] * b[k][n];
+  for (int lane = 0; lane < 32; lane++) {
+    MmaArgument *x = static_cast<MmaArgument *>(arguments[lane]);
+    for (int i = 0; i < 4; i++) x->c[i] = c[lane / 4 + (i / 2) * 8][2 * (lane % 4) + (i & 1)];
+  }
+}
+
+}  // namespace
+
+void load_matrix_x4(uint32_t (&r)[4], const void *row, Site site) {
+  check_row(row, site);
+  LoadArgument argument = {r, static_cast<const unsigned char *>(row)};
+  emulator_collective("load_matrix_x4", site, &argument, load_all<false>);
+}
+
+void load_matrix_x4_trans(uint32_t (&r)[4], const void *row, Site site) {
+  check_row(row, site);
+  LoadArgument argument = {r, static_cast<const unsigned char *>(row)};
+  emulator_collective("load_matrix_x4_trans", site, &argument, load_all<true>);
+}
+
+void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site) {
+  MmaArgument argument = {c, a, b0, b1};
+  emulator_collective("mma_bf16", site, &argument, mma_all);
+}
