@@ -37,6 +37,9 @@ typedef struct Pair {
   double like_j, like_k;
 } Pair;
 
+/* The kind of a file, by the keys of its first line; INVALID when it is neither. */
+Status dataset_detect(const char *path, DatasetKind *out) CHECKED;
+
 /* Maps the file and checks every line once: strict JSON, valid UTF-8, the right keys and types, at least
  * one reply. Errors name file:line:column. An empty file is an error. */
 Status dataset_open(Arena *arena, const char *path, DatasetKind kind, Dataset *out) CHECKED;
