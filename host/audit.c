@@ -287,7 +287,7 @@ static void compare_files(Arena *arena, Gathered *gathered, Audit *audit) {
   }
 }
 
-static Status gather_all(Arena *arena, char *const *paths, Gathered *gathered, Audit *audit) {
+static Status gather_all(Arena *arena, const char *const *paths, Gathered *gathered, Audit *audit) {
   for (int f = 0; f < audit->files; f++) {
     FileAudit *file = &audit->file[f];
     file->path = arena_strdup(arena, paths[f]);
@@ -298,7 +298,8 @@ static Status gather_all(Arena *arena, char *const *paths, Gathered *gathered, A
   return OK;
 }
 
-Status audit_files(Arena *arena, char *const *paths, int files, const AuditSettings *settings, Audit *out) {
+Status audit_files(Arena *arena, const char *const *paths, int files, const AuditSettings *settings,
+                   Audit *out) {
   *out = (Audit){.settings = *settings, .file = NEW(arena, FileAudit, files), .files = files};
   Arena scratch = {0};
   Gathered *gathered = NEW(&scratch, Gathered, files);

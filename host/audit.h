@@ -62,7 +62,7 @@ typedef struct Audit {
   int verdicts;
 } Audit;
 
-Status audit_files(Arena *arena, char *const *paths, int files, const AuditSettings *settings,
+Status audit_files(Arena *arena, const char *const *paths, int files, const AuditSettings *settings,
                    Audit *out) CHECKED;
 /* Aligned tables, then the verdicts. */
 void audit_print(const Audit *audit, Text *out);

@@ -1,5 +1,5 @@
 /* popalm data synth | stats | pairs | convert */
-#include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,63 +17,92 @@
 
 /* ---- synth ---- */
 
+static const Option synth_options[] = {
+    {"--out", "DIR", "where train.json, dev.json, pairs.json and world.json go (required)"},
+    {"--seed", "N", "same settings and seed, same bytes [1]"},
+    {"--train-posts", "N", "posts of train.json [2000]"},
+    {"--dev-posts", "N", "posts of dev.json [200]"},
+    {"--replies-per-post", "N", "replies kept of each post: the most liked of twice as many [5]"},
+    {"--exposure-noise", "X", "sigma of the log exposure of a post's replies; 0: none [0.5]"},
+    {"--early-bird", "X", "extra log-likes of the first replies; 0: none [0.5]"},
+    {"--author-noise", "X", "sigma of the authors' log-followers; 0: none [0.3]"},
+    {"--flip", "P", "probability that a reply's likes are replaced by another's [0.02]"},
+};
+static const CommandLine synth_line = {
+    .usage = "popalm data synth --out DIR [options]",
+    .summary = "Makes a synthetic world of posts, replies and likes whose true popularity is known.",
+    .options = synth_options,
+    .option_count = COUNT(synth_options)};
+
+/* The defaults are those of data.synth in an experiment. */
+static Status read_world(const Arguments *arguments, WorldSettings *out) {
+  int64_t seed, train, dev, replies;
+  TRY(option_int(arguments, "--seed", 0, INT64_MAX, 1, &seed));
+  TRY(option_int(arguments, "--train-posts", 1, 10000000, 2000, &train));
+  TRY(option_int(arguments, "--dev-posts", 1, 1000000, 200, &dev));
+  TRY(option_int(arguments, "--replies-per-post", 2, 1000, 5, &replies));
+  *out = (WorldSettings){.seed = (uint64_t)seed,
+                         .train_posts = (int)train,
+                         .dev_posts = (int)dev,
+                         .replies_per_post = (int)replies};
+  TRY(option_number(arguments, "--exposure-noise", 0, 10, 0.5, &out->exposure_noise));
+  TRY(option_number(arguments, "--early-bird", 0, 10, 0.5, &out->early_bird));
+  TRY(option_number(arguments, "--author-noise", 0, 10, 0.3, &out->author_noise));
+  return option_number(arguments, "--flip", 0, 1, 0.02, &out->flip);
+}
+
+/* The value of --out, which every writing subcommand requires. */
+static Status required_out(const Arguments *arguments, const char *command, const char **out) {
+  *out = option_text(arguments, "--out", NULL);
+  return *out ? OK : fail(INVALID, "popalm %s: --out is missing; usage: %s", command, arguments->line->usage);
+}
+
 static Status data_synth(Arena *arena, int argc, char **argv) {
-  (void)arena;
-  WorldSettings world = world_defaults;
-  const char *out = NULL;
-  const Option options[] = {
-      {"--out", OPTION_TEXT, &out, "DIR", "where train.json, dev.json, pairs.json and world.json go (required)", 0, 0},
-      {"--seed", OPTION_SEED, &world.seed, "N", "same settings and seed, same bytes", 0, 0},
-      {"--train-posts", OPTION_INT, &world.train_posts, "N", "posts of train.json", 1, 1e7},
-      {"--dev-posts", OPTION_INT, &world.dev_posts, "N", "posts of dev.json and pairs.json", 1, 1e7},
-      {"--replies-per-post", OPTION_INT, &world.replies_per_post, "N", "most liked replies kept of twice as many", 1, 1000},
-      {"--exposure-noise", OPTION_NUMBER, &world.exposure_noise, "X", "sigma of the log exposure; 0: none", 0, 10},
-      {"--early-bird", OPTION_NUMBER, &world.early_bird, "X", "extra log-likes of the first replies; 0: none", 0, 10},
-      {"--author-noise", OPTION_NUMBER, &world.author_noise, "X", "sigma of the authors' log-followers; 0: none", 0, 10},
-      {"--flip", OPTION_NUMBER, &world.flip, "P", "probability that a reply has another's likes", 0, 1},
-  };
-  const OptionTable table = {"popalm data synth", "--out DIR [options]",
-                             "Makes a synthetic world of posts, replies and likes whose true popularity is known.", options,
-                             COUNT(options)};
-  int positional;
-  bool help;
-  TRY(options_parse(&table, argc, argv, &positional, &help));
-  if (help) return OK;
-  if (positional) return fail(INVALID, "popalm data synth: unexpected argument %s; the folder goes after --out", argv[0]);
-  if (!out) return fail(INVALID, "popalm data synth: --out DIR is missing; name the folder to write into");
+  Arguments arguments;
+  TRY(command_line_parse(arena, &synth_line, argc, argv, &arguments));
+  if (arguments.help) return OK;
+  const char *out;
+  WorldSettings world;
+  TRY(required_out(&arguments, argv[0], &out));
+  TRY(read_world(&arguments, &world));
   TRY(make_folders(out));
   TRY(world_write(&world, out));
-  printf("wrote %d training and %d dev posts with pairs to %s\n", world.train_posts, world.dev_posts, out);
+  printf("wrote %d training and %d dev posts, and pairs, to %s\n", world.train_posts, world.dev_posts, out);
   return OK;
 }
 
 /* ---- stats ---- */
 
+static const Option stats_options[] = {
+    {"--tokenizer", "FILE", "tokenizer.json: also lengths in tokens and what is cut off"},
+    {"--max-post-tokens", "N", "longer posts are cut [128]"},
+    {"--max-reply-tokens", "N", "longer replies are cut [32]"},
+    {"--json", NULL, "as JSON"},
+};
+static const CommandLine stats_line = {
+    .usage = "popalm data stats FILE... [options]",
+    .summary =
+        "Counts, likes and lengths of files of posts or pairs, and what is wrong with them. Give all\n"
+        "files of an experiment together, so that shared posts and foreign replies are found.",
+    .options = stats_options,
+    .option_count = COUNT(stats_options),
+    .min_positional = 1,
+    .max_positional = -1};
+
 static Status data_stats(Arena *arena, int argc, char **argv) {
-  bool json = false;
-  const char *tokenizer_path = NULL;
-  AuditSettings settings = {.max_post_tokens = 128, .max_reply_tokens = 32};
-  const Option options[] = {
-      {"--tokenizer", OPTION_TEXT, &tokenizer_path, "FILE", "tokenizer.json: also lengths in tokens and what is cut off", 0, 0},
-      {"--max-post-tokens", OPTION_INT, &settings.max_post_tokens, "N", "longer posts are cut", 1, 1e6},
-      {"--max-reply-tokens", OPTION_INT, &settings.max_reply_tokens, "N", "longer replies are cut", 1, 1e6},
-      {"--json", OPTION_FLAG, &json, NULL, "as JSON", 0, 0},
-  };
-  const OptionTable table = {"popalm data stats", "FILE... [options]",
-                             "Counts, likes and lengths of files of posts or pairs, and what is wrong with them. Give all\n"
-                             "files of an experiment together, so that shared posts and foreign replies are found.",
-                             options, COUNT(options)};
-  int files;
-  bool help;
-  TRY(options_parse(&table, argc, argv, &files, &help));
-  if (help) return OK;
-  if (files == 0) return fail(INVALID, "popalm data stats: no file given; name one or more files of posts or pairs");
+  Arguments arguments;
+  TRY(command_line_parse(arena, &stats_line, argc, argv, &arguments));
+  if (arguments.help) return OK;
+  int64_t max_post, max_reply;
+  TRY(option_int(&arguments, "--max-post-tokens", 1, 1 << 20, 128, &max_post));
+  TRY(option_int(&arguments, "--max-reply-tokens", 1, 1 << 20, 32, &max_reply));
   Tokenizer *tokenizer = NULL;
+  const char *tokenizer_path = option_text(&arguments, "--tokenizer", NULL);
   if (tokenizer_path) TRY(tokenizer_load(arena, tokenizer_path, &tokenizer));
-  settings.tokenizer = tokenizer;
+  AuditSettings settings = {tokenizer, (int)max_post, (int)max_reply};
   Audit audit;
-  TRY(audit_files(arena, argv, files, &settings, &audit));
-  if (json) {
+  TRY(audit_files(arena, arguments.positional, arguments.positional_count, &settings, &audit));
+  if (option_given(&arguments, "--json")) {
     cJSON *root = audit_json(&audit);
     char *text = cJSON_Print(root);
     puts(text);
@@ -89,59 +118,74 @@ static Status data_stats(Arena *arena, int argc, char **argv) {
 
 /* ---- pairs ---- */
 
+static const Option pairs_options[] = {
+    {"--out", "PAIRS", "the file to write (required)"},
+    {"--min-ratio", "R", "least ratio of likes; ties never make a pair [1]"},
+    {"--per-post", "N", "at most so many pairs of a post, drawn at random; 0: all [4]"},
+    {"--seed", "N", "of the drawing [1]"},
+};
+static const CommandLine pairs_line = {
+    .usage = "popalm data pairs FILE --out PAIRS [options]",
+    .summary = "Makes reply pairs from posts with likes, the more liked reply always first.",
+    .options = pairs_options,
+    .option_count = COUNT(pairs_options),
+    .min_positional = 1,
+    .max_positional = 1};
+
 static Status data_pairs(Arena *arena, int argc, char **argv) {
-  const char *out = NULL;
-  PairSettings settings = {.min_ratio = 1, .per_post = 4, .seed = 2023};
-  const Option options[] = {
-      {"--out", OPTION_TEXT, &out, "PAIRS", "the file to write (required)", 0, 0},
-      {"--min-ratio", OPTION_NUMBER, &settings.min_ratio, "R", "least ratio of likes; ties never make a pair", 1, 1e9},
-      {"--per-post", OPTION_INT, &settings.per_post, "N", "at most so many pairs of a post, drawn at random; 0: all", 0, 1e9},
-      {"--seed", OPTION_SEED, &settings.seed, "N", "of the drawing", 0, 0},
-  };
-  const OptionTable table = {"popalm data pairs", "FILE --out PAIRS [options]",
-                             "Makes reply pairs from posts with likes, the more liked reply always first.", options,
-                             COUNT(options)};
-  int files;
-  bool help;
-  TRY(options_parse(&table, argc, argv, &files, &help));
-  if (help) return OK;
-  if (files != 1) return fail(INVALID, "popalm data pairs: %d files given; name one file of posts with likes", files);
-  if (!out) return fail(INVALID, "popalm data pairs: --out PAIRS is missing; name the file to write");
+  Arguments arguments;
+  TRY(command_line_parse(arena, &pairs_line, argc, argv, &arguments));
+  if (arguments.help) return OK;
+  const char *out;
+  int64_t per_post, seed, count;
+  PairSettings settings;
+  TRY(required_out(&arguments, argv[0], &out));
+  TRY(option_number(&arguments, "--min-ratio", 1, 1e9, 1, &settings.min_ratio));
+  TRY(option_int(&arguments, "--per-post", 0, 1000000000, 4, &per_post));
+  TRY(option_int(&arguments, "--seed", 0, INT64_MAX, 1, &seed));
+  settings.per_post = (int)per_post;
+  settings.seed = (uint64_t)seed;
   Dataset posts;
-  TRY(dataset_open(arena, argv[0], DATASET_POSTS, &posts));
+  TRY(dataset_open(arena, arguments.positional[0], DATASET_POSTS, &posts));
   Text text = {.arena = arena};
-  int64_t count;
   Status status = pairs_make(&posts, &settings, &text, &count);
   if (status == OK) status = file_write(out, text.data, text.length);
-  if (status == OK) printf("wrote %lld pairs from %lld posts to %s\n", (long long)count, (long long)posts.count, out);
+  if (status == OK)
+    printf("wrote %lld pairs from %lld posts to %s\n", (long long)count, (long long)posts.count, out);
   dataset_close(&posts);
   return status;
 }
 
 /* ---- convert ---- */
 
+static const Option convert_options[] = {
+    {"--out", "POSTS", "the file to write (required)"},
+    {"--post-key", "NAME", "column or key of the post; dots go through objects and lists"},
+    {"--reply-key", "NAME", "of the reply or list of replies, e.g. answers.content"},
+    {"--like-key", "NAME", "of its likes, e.g. answers.voteup_count"},
+};
+static const CommandLine convert_line = {
+    .usage = "popalm data convert FILE --out POSTS [options]",
+    .summary =
+        "Turns CSV, TSV, JSON lines or a JSON list into a file of posts. Consecutive rows of one post are\n"
+        "joined; with likes the replies are ordered, most liked first. Usual names are found by themselves.",
+    .options = convert_options,
+    .option_count = COUNT(convert_options),
+    .min_positional = 1,
+    .max_positional = 1};
+
 static Status data_convert(Arena *arena, int argc, char **argv) {
-  const char *out = NULL;
-  ConvertKeys keys = {0};
-  const Option options[] = {
-      {"--out", OPTION_TEXT, &out, "POSTS", "the file to write (required)", 0, 0},
-      {"--post-key", OPTION_TEXT, &keys.post, "NAME", "column or key of the post; dots go through objects", 0, 0},
-      {"--reply-key", OPTION_TEXT, &keys.reply, "NAME", "of the reply or list of replies, e.g. answers.content", 0, 0},
-      {"--like-key", OPTION_TEXT, &keys.like, "NAME", "of its likes, e.g. answers.voteup_count", 0, 0},
-  };
-  const OptionTable table = {"popalm data convert", "FILE --out POSTS [options]",
-                             "Turns CSV, TSV, JSON lines or a JSON list into a file of posts. Consecutive rows of one post are\n"
-                             "joined; with likes the replies are ordered, most liked first. Usual names are found by themselves.",
-                             options, COUNT(options)};
-  int files;
-  bool help;
-  TRY(options_parse(&table, argc, argv, &files, &help));
-  if (help) return OK;
-  if (files != 1) return fail(INVALID, "popalm data convert: %d files given; name one", files);
-  if (!out) return fail(INVALID, "popalm data convert: --out POSTS is missing; name the file to write");
+  Arguments arguments;
+  TRY(command_line_parse(arena, &convert_line, argc, argv, &arguments));
+  if (arguments.help) return OK;
+  const char *out;
+  TRY(required_out(&arguments, argv[0], &out));
+  ConvertKeys keys = {option_text(&arguments, "--post-key", NULL),
+                      option_text(&arguments, "--reply-key", NULL),
+                      option_text(&arguments, "--like-key", NULL)};
   Text text = {.arena = arena};
   Converted result;
-  TRY(convert_file(argv[0], &keys, &text, &result));
+  TRY(convert_file(arguments.positional[0], &keys, &text, &result));
   TRY(file_write(out, text.data, text.length));
   printf("wrote %lld posts with %lld replies to %s", (long long)result.posts, (long long)result.replies, out);
   if (result.skipped) printf(" (%lld empty ones left out)", (long long)result.skipped);
@@ -164,18 +208,25 @@ static const Subcommand subcommands[] = {
     {"convert", data_convert, "CSV and JSON of other shapes to a file of posts"},
 };
 
+/* Messages call it "popalm data stats". */
+static Status run_subcommand(Arena *arena, const Subcommand *subcommand, int argc, char **argv) {
+  argv[0] = arena_print(arena, "data %s", subcommand->name);
+  return subcommand->run(arena, argc, argv);
+}
+
 Status command_data(Arena *arena, int argc, char **argv) {
   const char *names[COUNT(subcommands)];
   const char *word = argc > 1 ? argv[1] : "";
   if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
     puts("usage: popalm data synth|stats|pairs|convert ...\n");
-    for (int i = 0; i < COUNT(subcommands); i++) printf("  %-10s %s\n", subcommands[i].name, subcommands[i].help);
+    for (int i = 0; i < COUNT(subcommands); i++)
+      printf("  %-10s %s\n", subcommands[i].name, subcommands[i].help);
     puts("\npopalm data SUBCOMMAND --help describes one.");
     return OK;
   }
   for (int i = 0; i < COUNT(subcommands); i++) {
     names[i] = subcommands[i].name;
-    if (strcmp(word, names[i]) == 0) return subcommands[i].run(arena, argc - 1, argv + 1);
+    if (strcmp(word, names[i]) == 0) return run_subcommand(arena, &subcommands[i], argc - 1, argv + 1);
   }
   if (!*word) return fail(INVALID, "popalm data: no subcommand; give synth, stats, pairs or convert");
   const char *near = nearest_name(word, names, COUNT(names));

@@ -6,6 +6,7 @@
 #include "base/arena.h"
 #include "base/status.h"
 
+Status command_data(Arena *arena, int argc, char **argv) CHECKED;
 Status command_devices(Arena *arena, int argc, char **argv) CHECKED;
 Status command_version(Arena *arena, int argc, char **argv) CHECKED;
 

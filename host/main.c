@@ -27,6 +27,8 @@ typedef struct Command {
 
 /* Group by group: the usage is printed in this order. */
 static const Command commands[] = {
+    {GROUP_DATA, "data", command_data,
+     "synth, stats, pairs, convert: data files made, audited and turned over"},
     {GROUP_MACHINE, "devices", command_devices, "backends, GPUs, memory, threads, libraries"},
     {GROUP_MACHINE, "version", command_version, "version, commit and build"},
 };

@@ -116,3 +116,17 @@ Status option_int(const Arguments *arguments, const char *name, int64_t least, i
   *out = value;
   return OK;
 }
+
+Status option_number(const Arguments *arguments, const char *name, double least, double most,
+                     double otherwise, double *out) {
+  *out = otherwise;
+  const char *text = option_text(arguments, name, NULL);
+  if (!text) return OK;
+  char *end;
+  errno = 0;
+  double value = strtod(text, &end);
+  if (end == text || *end || errno || !(value >= least && value <= most))
+    return fail(INVALID, "%s %s: not a number between %g and %g; correct it", name, text, least, most);
+  *out = value;
+  return OK;
+}

@@ -52,5 +52,8 @@ const char *option_text(const Arguments *arguments, const char *name, const char
 /* The same as a whole number between least and most. */
 Status option_int(const Arguments *arguments, const char *name, int64_t least, int64_t most,
                   int64_t otherwise, int64_t *out) CHECKED;
+/* The same as a number. */
+Status option_number(const Arguments *arguments, const char *name, double least, double most,
+                     double otherwise, double *out) CHECKED;
 
 #endif

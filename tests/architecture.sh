@@ -13,7 +13,7 @@ layer() {
     host/cpu/* | cuda/* | host/backend.c | host/checkpoint.* | host/safetensors*) echo 2 ;;
     host/main.c | host/commands.h | host/command_* | host/options.*) echo 7 ;;
     host/plan*) echo 6 ;;
-    host/stage* | host/audit.* | host/report*) echo 5 ;;
+    host/stage* | host/audit* | host/report*) echo 5 ;;
     models/*) echo 3 ;;
     *) echo 4 ;; # curriculum, rollout, ppo, dataset, tokenizer, experiment, checkpoint ...
   esac
