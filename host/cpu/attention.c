@@ -53,16 +53,47 @@ static void add_transposed(const float *p, const float *b, int ldb, int m, int n
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, dim, m, 1, p, KEYS, b, ldb, 1, c, ldc);
 }
 
+/* Rows of scores are worked on in whole vectors, what is masked by a select: most rows are short, and
+ * a remainder one by one would cost more than the rest. Room for it is there: KEYS is a multiple. */
+enum { VECTOR = 16 };
+
+static int whole_vectors(int n) { return (n + VECTOR - 1) / VECTOR * VECTOR; }
+
+static float max_row(const float *s, int seen) {
+  float top = -INFINITY;
+  int end = whole_vectors(seen);
+#pragma omp simd reduction(max : top)
+  for (int j = 0; j < end; j++) {
+    float x = j < seen ? s[j] : -INFINITY;
+    top = x > top ? x : top;
+  }
+  return top;
+}
+
 /* Turns a row of scores into exp(score - top), the n - seen masked ones into 0; returns the sum. */
 static float exp_row(float *s, int seen, int n, float top) {
   float sum = 0;
+  int end = whole_vectors(seen);
 #pragma omp simd reduction(+ : sum)
-  for (int j = 0; j < seen; j++) {
-    s[j] = fast_exp(s[j] - top);
+  for (int j = 0; j < end; j++) {
+    float e = fast_exp(s[j] - top);
+    s[j] = j < seen ? e : 0;
     sum += s[j];
   }
-  for (int j = seen; j < n; j++) s[j] = 0;
+  for (int j = end; j < n; j++) s[j] = 0;
   return sum;
+}
+
+/* p = exp(scores - lse) and ds = scale p (dp - delta), in place of the scores and of dp; masked: 0. */
+static void gradient_row(float *p, float *ds, int seen, int n, float lse, float delta, float scale) {
+  int end = whole_vectors(seen);
+#pragma omp simd
+  for (int j = 0; j < end; j++) {
+    float e = fast_exp(p[j] - lse), d = scale * e * (ds[j] - delta);
+    p[j] = j < seen ? e : 0;
+    ds[j] = j < seen ? d : 0;
+  }
+  for (int j = end; j < n; j++) p[j] = ds[j] = 0;
 }
 
 /* Rows q0 .. q0+m-1 of one head; out has row stride ldo, lse is the head's. */
@@ -78,7 +109,7 @@ static void forward_block(const Head *h, int q0, int m, float *out, int ldo, flo
       int seen = smaller(n, q0 + i + 1 - k0);
       float *row = s + (size_t)i * KEYS;
       float before = k0 ? top[i] : -INFINITY;
-      top[i] = fmaxf(before, simd_max(row, seen));
+      top[i] = fmaxf(before, max_row(row, seen));
       float added = exp_row(row, seen, n, top[i]);
       float shrink = k0 ? expf(before - top[i]) : 0;
       sum[i] = k0 ? sum[i] * shrink + added : added;
@@ -132,14 +163,7 @@ static void backward_block(const Head *h, const Gradient *g, int q0, int m, int 
   rows_times_rows(dout, g->ldo, h->v + (size_t)k0 * h->stride, h->stride, m, n, h->dim, 1, ds);
   for (int i = 0; i < m; i++) {
     int seen = smaller(n, q0 + i + 1 - k0);
-    float *pi = p + (size_t)i * KEYS, *di = ds + (size_t)i * KEYS;
-    float lse = g->lse[q0 + i], d = delta[i], scale = h->scale;
-#pragma omp simd
-    for (int j = 0; j < seen; j++) {
-      pi[j] = fast_exp(pi[j] - lse);
-      di[j] = scale * pi[j] * (di[j] - d);
-    }
-    for (int j = seen; j < n; j++) pi[j] = di[j] = 0;
+    gradient_row(p + (size_t)i * KEYS, ds + (size_t)i * KEYS, seen, n, g->lse[q0 + i], delta[i], h->scale);
   }
   add_transposed(p, dout, g->ldo, m, n, h->dim, g->dv + (size_t)k0 * h->stride, h->stride);
   add_transposed(ds, q, h->stride, m, n, h->dim, g->dk + (size_t)k0 * h->stride, h->stride);
