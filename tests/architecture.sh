@@ -1,5 +1,5 @@
 #!/bin/sh
-# Rules of the source tree that a compiler does not check. Run from the root. Each rule prints what breaks it.
+# Rules of the source tree that a compiler does not check (those of kernels: kernels/check_sources.sh). Run from the root. Each rule prints what breaks it.
 set -u
 broken=$(mktemp)
 trap 'rm -f "$broken"' EXIT
@@ -44,15 +44,6 @@ one_way_includes() {
   done
 }
 
-# Warp, barrier, copy and tensor-core instructions have one home, so that every kernel also runs on the CPU.
-kernels_use_the_primitives() {
-  for file in $(find cuda -name '*.cu' -o -name '*.cuh' 2>/dev/null); do
-    case $file in cuda/primitives.cuh | cuda/primitives_*) continue ;; esac
-    grep -nE '\basm\b|<<<|extern +__shared__|__syncthreads|__shfl|__syncwarp' "$file" | grep -vE '^[0-9]+: *(//|\*|/\*)' |
-      sed "s|^|$file:|; s|\$|   (only in cuda/primitives.cuh)|"
-  done
-}
-
 # No printing and no leaving below the commands; messages go through fail().
 one_error_path() {
   grep -nE '\b(exit|abort|perror) *\(' -r host models --include='*.c' | grep -vE '^host/(main|base/arena)\.c' |
@@ -71,7 +62,7 @@ no_loose_ends() {
     grep -v '^tests/architecture.sh'
 }
 
-for rule in one_way_includes kernels_use_the_primitives one_error_path files_of_readable_length no_loose_ends; do
+for rule in one_way_includes one_error_path files_of_readable_length no_loose_ends; do
   $rule >"$broken" 2>&1
   if [ -s "$broken" ]; then
     echo "$rule:"
