@@ -1,0 +1,233 @@
+/* The decoder as a whole: its gradient, its decode path, and independence of batch composition, for both
+ * families. */
+#include <math.h>
+#include <string.h>
+
+#include "batch.h"
+#include "models/decode.h"
+#include "testing.h"
+
+typedef struct Fixture {
+  Arena arena;
+  Backend *backend;
+  Model model;
+  Activations activations;
+  ModelRows rows;
+  Batch batch;
+  float *logprob, *dlogprob;
+} Fixture;
+
+enum { VOCAB = 37, MAX_TOKENS = 96 };
+
+static DecoderConfig tiny(bool llama) {
+  return (DecoderConfig){.vocab = VOCAB,
+                         .hidden = 16,
+                         .layers = 2,
+                         .heads = 4,
+                         .kv_heads = llama ? 2 : 4,
+                         .head_dim = 8,
+                         .mlp = 24,
+                         .max_positions = 64,
+                         .norm = llama ? NORM_RMS : NORM_LAYER,
+                         .norm_epsilon = 1e-5f,
+                         .rope = llama,
+                         .rope_theta = 10000,
+                         .activation = llama ? ACTIVATION_SWIGLU : ACTIVATION_GELU,
+                         .bias = !llama,
+                         .qkv_bias = true,
+                         .tied = !llama};
+}
+
+static void open_fixture(Fixture *f, bool llama) {
+  *f = (Fixture){0};
+  DecoderConfig config = tiny(llama);
+  assert_int_equal(cpu_backend_open(0, &f->backend), OK);
+  assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, (ModelParts){0}, true, 7), OK);
+  /* larger matrices than at initialisation, so that every path carries gradient */
+  for (size_t i = 0; i < f->model.parameters.decay_total; i++) f->model.parameters.master[i] *= 8;
+  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, true),
+                   OK);
+  assert_int_equal(model_rows_allocate(&f->rows, &f->model, MAX_TOKENS, true), OK);
+  assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 16), OK);
+  f->logprob = NEW(&f->arena, float, MAX_TOKENS);
+  f->dlogprob = NEW(&f->arena, float, MAX_TOKENS);
+}
+
+static void close_fixture(Fixture *f) {
+  model_rows_free(&f->rows, f->backend);
+  activations_free(&f->activations, f->backend);
+  batch_free(&f->batch);
+  model_free(&f->model);
+  f->backend->close(f->backend);
+  arena_free(&f->arena);
+}
+
+static void fill(Batch *batch, uint64_t seed, const int *lengths, int count) {
+  batch_clear(batch);
+  for (int s = 0; s < count; s++) {
+    int32_t tokens[64];
+    for (int t = 0; t < lengths[s]; t++)
+      tokens[t] = (int32_t)random_below((RandomKey){seed, RANDOM_TEST, 0}, (uint32_t)s, (uint32_t)t, VOCAB);
+    batch_add(batch, tokens, lengths[s], lengths[s] / 2 + 1);
+  }
+  batch_upload(batch);
+}
+
+static double forward(Fixture *f) {
+  DecoderInput input = batch_input(&f->batch);
+  const Decoder *decoder = &f->model.decoder;
+  decoder_forward(decoder, &f->activations, &input);
+  model_rows_forward(&f->model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows);
+  f->backend->vocab(f->backend,
+                    &(Vocab){.hidden = f->rows.normed,
+                             .weight = parameters_weight(&f->model.parameters, decoder->vocab_weight),
+                             .targets = f->batch.device.targets,
+                             .logprob = f->logprob,
+                             .rows = f->batch.rows,
+                             .hidden_size = decoder->config.hidden,
+                             .vocab = VOCAB});
+  double sum = 0;
+  for (int i = 0; i < f->batch.rows; i++) sum += (double)f->logprob[i] * (1 + i % 3);
+  return sum;
+}
+
+static void backward(Fixture *f) {
+  const Decoder *decoder = &f->model.decoder;
+  for (int i = 0; i < f->batch.rows; i++) f->dlogprob[i] = (float)(1 + i % 3);
+  parameters_zero_grads(&f->model.parameters);
+  f->backend->vocab_backward(
+      f->backend, &(VocabBackward){.hidden = f->rows.normed,
+                                   .weight = parameters_weight(&f->model.parameters, decoder->vocab_weight),
+                                   .targets = f->batch.device.targets,
+                                   .dlogprob = f->dlogprob,
+                                   .dhidden = f->rows.dnormed,
+                                   .dweight = parameters_grad(&f->model.parameters, decoder->vocab_weight),
+                                   .rows = f->batch.rows,
+                                   .hidden_size = decoder->config.hidden,
+                                   .vocab = VOCAB});
+  DecoderInput input = batch_input(&f->batch);
+  model_rows_backward(&f->model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows, &input);
+}
+
+/* Along the gradient's own direction, restricted to one tensor, the loss must rise by its norm. fp32 forward
+ * passes limit the precision, so the step is large and the tolerance wide; a wrong term is off by far more.
+ */
+static void gradient_matches_finite_differences(bool llama) {
+  Fixture f;
+  open_fixture(&f, llama);
+  fill(&f.batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
+  forward(&f);
+  backward(&f);
+  Parameters *p = &f.model.parameters;
+  float *grads = NEW(&f.arena, float, p->total), *weights = NEW(&f.arena, float, p->total);
+  memcpy(grads, p->grads, p->total * sizeof(float));
+  memcpy(weights, p->master, p->total * sizeof(float));
+  for (int i = 0; i < p->count; i++) {
+    const Parameter *tensor = &p->list[i];
+    double norm = 0, scale = 0;
+    for (size_t j = tensor->offset; j < tensor->offset + tensor->count; j++) {
+      norm += (double)grads[j] * (double)grads[j];
+      scale += (double)weights[j] * (double)weights[j];
+    }
+    norm = sqrt(norm);
+    if (norm < 1e-4) continue; /* e.g. the key bias, which softmax ignores */
+    double step = 2e-3 * fmax(0.1, sqrt(scale)), value[2];
+    for (int side = 0; side < 2; side++) {
+      for (size_t j = tensor->offset; j < tensor->offset + tensor->count; j++)
+        p->master[j] = weights[j] + (float)((side ? -step : step) * (double)grads[j] / norm);
+      value[side] = forward(&f);
+    }
+    memcpy(p->master, weights, p->total * sizeof(float));
+    double numeric = (value[0] - value[1]) / (2 * step);
+    if (fabs(numeric - norm) > 0.02 * norm + 1e-2)
+      fail_msg("%s: gradient norm %g, by differences %g", tensor->name, norm, numeric);
+  }
+  close_fixture(&f);
+}
+
+static void gpt2_gradient_matches_finite_differences(void **state) {
+  (void)state;
+  gradient_matches_finite_differences(false);
+}
+
+static void llama_gradient_matches_finite_differences(void **state) {
+  (void)state;
+  gradient_matches_finite_differences(true);
+}
+
+static void a_sequence_does_not_depend_on_its_neighbours(void **state) {
+  (void)state;
+  for (int llama = 0; llama < 2; llama++) {
+    Fixture f;
+    open_fixture(&f, llama);
+    fill(&f.batch, 5, (int[]){17}, 1);
+    forward(&f);
+    float alone[64];
+    int rows = f.batch.rows;
+    memcpy(alone, f.logprob, sizeof(float) * (size_t)rows);
+    fill(&f.batch, 5, (int[]){17, 31, 5, 23}, 4);
+    forward(&f);
+    for (int i = 0; i < rows; i++) assert_float_equal(alone[i], f.logprob[i], 1e-5);
+    close_fixture(&f);
+  }
+}
+
+/* Decoding token by token with a cache gives the logits of a full forward pass. */
+static void decode_equals_forward(void **state) {
+  (void)state;
+  enum { POST = 9, REPLY = 6 };
+  for (int llama = 0; llama < 2; llama++) {
+    Fixture f;
+    open_fixture(&f, llama);
+    int32_t tokens[POST + REPLY];
+    for (int t = 0; t < POST + REPLY; t++) tokens[t] = (7 * t + 3) % VOCAB;
+    batch_clear(&f.batch);
+    batch_add(&f.batch, tokens, POST + REPLY, POST + REPLY);
+    batch_upload(&f.batch);
+    DecoderInput input = batch_input(&f.batch);
+    decoder_forward(&f.model.decoder, &f.activations, &input);
+    int H = f.model.decoder.config.hidden;
+    float *expected = NEW(&f.arena, float, REPLY *H);
+    int32_t index[REPLY];
+    for (int t = 0; t < REPLY; t++) index[t] = POST + t;
+    model_rows_forward(&f.model, &f.activations, &f.rows, index, REPLY);
+    memcpy(expected, f.rows.normed, sizeof(float) * (size_t)(REPLY * H));
+
+    DecodeCache cache;
+    assert_int_equal(decode_cache_allocate(&f.arena, &cache, &f.model, POST, 3, REPLY), OK);
+    batch_clear(&f.batch);
+    batch_add(&f.batch, tokens, POST, POST);
+    batch_upload(&f.batch);
+    input = batch_input(&f.batch);
+    input.kv_cache = cache.post;
+    decoder_forward(&f.model.decoder, &f.activations, &input);
+    int32_t zero = 0, slot = 2, token, position, length, row;
+    for (int t = 0; t < REPLY; t++) {
+      token = tokens[POST + t], position = POST + t, length = t + 1, row = slot * REPLY + t;
+      DecodeRows rows = {.rows = 1,
+                         .max_post = POST,
+                         .post_cu_seqlens = f.batch.device.cu_seqlens,
+                         .post = &zero,
+                         .slot = &slot,
+                         .token = &token,
+                         .position = &position,
+                         .reply_len = &length,
+                         .cache_row = &row};
+      decode_step(&f.model, &f.activations, &cache, &rows);
+      model_rows_forward(&f.model, &f.activations, &f.rows, &zero, 1);
+      for (int h = 0; h < H; h++) assert_float_equal(((float *)f.rows.normed)[h], expected[t * H + h], 2e-4);
+    }
+    decode_cache_free(&cache, f.backend);
+    close_fixture(&f);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(gpt2_gradient_matches_finite_differences),
+      cmocka_unit_test(llama_gradient_matches_finite_differences),
+      cmocka_unit_test(a_sequence_does_not_depend_on_its_neighbours),
+      cmocka_unit_test(decode_equals_forward),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
