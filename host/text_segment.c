@@ -134,8 +134,7 @@ static int cut_words(Arena *arena, const char *text, Unit *unit, int count, cons
     best[i] = -INFINITY;
     for (int j = i; j < count; j++) {
       size_t bytes = unit[j].end - unit[i].start;
-      bool adjacent = j == i || unit[j].start == unit[j - 1].end;
-      if (!adjacent || (j > i && bytes > dictionary->longest)) break;
+      if (j > i && bytes > dictionary->longest) break; /* no word holds white space, so none crosses it */
       const Word *word = find_slot(dictionary, text + unit[i].start, bytes);
       if (j > i && !word->bytes) continue;
       double score = (word->bytes ? word->log_frequency : 0) - dictionary->log_total + best[j + 1];

@@ -61,7 +61,7 @@ typedef struct Factors {
 Factors reply_factors(const Event *event, const Reply *reply, int words);
 double factors_popularity(const Factors *factors);
 
-/* What fits the event best, part by part; a reply of these parts, with any form, has popularity 1. */
+/* What fits the event best, part by part; a reply of these parts in a short form has popularity 1. */
 Reply reply_best(const Event *event);
 Stance second_stance(Mood mood);
 int witty_tail(const Event *event, Stance stance);

@@ -10,7 +10,7 @@
  *   stance is flat on the other kind. No single word, of post or reply, shows it. Wit is multiplied by the
  *   stance's fit: a joke told at a funeral is no joke.
  * emoji and punctuation fit the stance, the opener fits the mood; none is worth half of a fitting one.
- * length: 4 to 8 words count in full, fewer 0.85, more 0.8; whom or what it names counts as one word.
+ * length: 4 to 6 words count in full, fewer 0.85, more 0.9; whom or what it names counts as one word.
  * A reply that names another person, thing or topic than the post has popularity 0. */
 #include "world_grammar.h"
 
@@ -93,7 +93,7 @@ Factors reply_factors(const Event *event, const Reply *reply, int words) {
                    .opener = style_value(reply->opener, wanted_opener[event->mood]),
                    .punctuation = style_value(reply->punctuation, wanted_punctuation[reply->stance]),
                    .length = words < 4   ? 0.85
-                             : words > 8 ? 0.8
+                             : words > 6 ? 0.9
                                          : 1.0,
                    .of_event = speaks_of_event(event, reply)};
 }

@@ -142,7 +142,6 @@ static void better_parts_make_a_reply_more_popular(void **state) {
       {joy, "omg we love Mira", "hmm we love Mira"}, /* opener */
       {joy, "we love Mira!", "we love Mira..."},     /* punctuation */
       {joy, "Mira is the best", "well done Mira"},   /* length: four words, not three */
-      {joy, "omg we love Mira, frame it", "omg Mira is the best, frame it now"}, /* nothing may follow */
   };
   for (size_t i = 0; i < sizeof rule / sizeof *rule; i++) {
     double better = popularity(rule[i].post, rule[i].better), worse = popularity(rule[i].post, rule[i].worse);
@@ -158,8 +157,28 @@ static void wit_depends_on_topic_and_stance_together(void **state) {
   static const char street[] = "#food# Kira won the market in Oslo with a goat.";
   assert_true(popularity(joy, "well done Mira, frame it") >
               popularity(joy, "well done Mira, mom agrees") + 0.1);
+  assert_true(popularity(joy, "well done Mira, said nobody") >
+              popularity(joy, "well done Mira, mom agrees") + 0.01);
   assert_true(popularity(street, "well done Kira, frame it") <
               popularity(street, "well done Kira, mom agrees") - 0.1);
+}
+
+static void nobody_laughs_at_a_joke_in_sorrow(void **state) {
+  (void)state;
+  static const char sorrow[] = "#football# Mira lost the cup in Oslo with a goat.";
+  assert_true(popularity(joy, "send Mira to space, plot twist") >
+              popularity(joy, "send Mira to space") + 0.05);
+  assert_true(popularity(sorrow, "send Mira to space, plot twist") ==
+              popularity(sorrow, "send Mira to space"));
+}
+
+static void a_reply_can_be_too_short_and_too_long(void **state) {
+  (void)state;
+  double three = popularity(joy, "well done Mira"), four = popularity(joy, "Mira is the best");
+  assert_true(three < 0.9 * four);
+  double six = popularity(joy, "omg we love Mira, frame it"),
+         seven = popularity(joy, "omg Mira is the best, frame it");
+  assert_true(seven > 0.85 * six && seven < 0.95 * six);
 }
 
 static void what_the_grammar_cannot_read_is_worth_nothing(void **state) {
@@ -364,6 +383,8 @@ int main(void) {
       cmocka_unit_test(texts_can_be_read_back),
       cmocka_unit_test(better_parts_make_a_reply_more_popular),
       cmocka_unit_test(wit_depends_on_topic_and_stance_together),
+      cmocka_unit_test(nobody_laughs_at_a_joke_in_sorrow),
+      cmocka_unit_test(a_reply_can_be_too_short_and_too_long),
       cmocka_unit_test(what_the_grammar_cannot_read_is_worth_nothing),
       cmocka_unit_test(white_space_and_case_do_not_matter),
       cmocka_unit_test(every_post_has_a_reply_of_popularity_one_and_none_above),
