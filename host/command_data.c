@@ -19,36 +19,39 @@
 
 static const Option synth_options[] = {
     {"--out", "DIR", "where train.json, dev.json, pairs.json and world.json go (required)"},
-    {"--seed", "N", "same settings and seed, same bytes [1]"},
-    {"--train-posts", "N", "posts of train.json [2000]"},
-    {"--dev-posts", "N", "posts of dev.json [200]"},
-    {"--replies-per-post", "N", "replies kept of each post: the most liked of twice as many [5]"},
-    {"--exposure-noise", "X", "sigma of the log exposure of a post's replies; 0: none [0.5]"},
-    {"--early-bird", "X", "extra log-likes of the first replies; 0: none [0.5]"},
-    {"--author-noise", "X", "sigma of the authors' log-followers; 0: none [0.3]"},
-    {"--flip", "P", "probability that a reply's likes are replaced by another's [0.02]"},
+    {"--seed", "N", "same settings and seed, same bytes"},
+    {"--train-posts", "N", "posts of train.json"},
+    {"--dev-posts", "N", "posts of dev.json"},
+    {"--replies-per-post", "N", "replies kept of each post: the most liked of twice as many"},
+    {"--exposure-noise", "X", "sigma of the log exposure of a post's replies; 0: none"},
+    {"--early-bird", "X", "extra log-likes of the first replies; 0: none"},
+    {"--author-noise", "X", "sigma of the authors' log-followers; 0: none"},
+    {"--flip", "P", "probability that a reply's likes are replaced by another's"},
 };
 static const CommandLine synth_line = {
     .usage = "popalm data synth --out DIR [options]",
-    .summary = "Makes a synthetic world of posts, replies and likes whose true popularity is known.",
+    .summary =
+        "Makes a synthetic world of posts, replies and likes whose true popularity is known. What is not\n"
+        "given is as in an experiment's data.synth; world.json says it.",
     .options = synth_options,
     .option_count = COUNT(synth_options)};
 
 /* The defaults are those of data.synth in an experiment. */
 static Status read_world(const Arguments *arguments, WorldSettings *out) {
+  const WorldSettings *d = &world_defaults;
   int64_t seed, train, dev, replies;
-  TRY(option_int(arguments, "--seed", 0, INT64_MAX, 1, &seed));
-  TRY(option_int(arguments, "--train-posts", 1, 10000000, 2000, &train));
-  TRY(option_int(arguments, "--dev-posts", 1, 1000000, 200, &dev));
-  TRY(option_int(arguments, "--replies-per-post", 2, 1000, 5, &replies));
+  TRY(option_int(arguments, "--seed", 0, INT64_MAX, (int64_t)d->seed, &seed));
+  TRY(option_int(arguments, "--train-posts", 1, 10000000, d->train_posts, &train));
+  TRY(option_int(arguments, "--dev-posts", 1, 1000000, d->dev_posts, &dev));
+  TRY(option_int(arguments, "--replies-per-post", 2, 1000, d->replies_per_post, &replies));
   *out = (WorldSettings){.seed = (uint64_t)seed,
                          .train_posts = (int)train,
                          .dev_posts = (int)dev,
                          .replies_per_post = (int)replies};
-  TRY(option_number(arguments, "--exposure-noise", 0, 10, 0.5, &out->exposure_noise));
-  TRY(option_number(arguments, "--early-bird", 0, 10, 0.5, &out->early_bird));
-  TRY(option_number(arguments, "--author-noise", 0, 10, 0.3, &out->author_noise));
-  return option_number(arguments, "--flip", 0, 1, 0.02, &out->flip);
+  TRY(option_number(arguments, "--exposure-noise", 0, 10, d->exposure_noise, &out->exposure_noise));
+  TRY(option_number(arguments, "--early-bird", 0, 10, d->early_bird, &out->early_bird));
+  TRY(option_number(arguments, "--author-noise", 0, 10, d->author_noise, &out->author_noise));
+  return option_number(arguments, "--flip", 0, 1, d->flip, &out->flip);
 }
 
 /* The value of --out, which every writing subcommand requires. */

@@ -7,15 +7,29 @@ expect_no_error
 listed=$(sed -n 's/^  \([a-z][a-z]*\) .*/\1/p' "$folder/out")
 [ -n "$listed" ] || complain "commands should be listed"
 
-for command in $listed; do
-  expect_status 0 "$command" --help
-  expect_output "^usage: popalm $command"
+# explains_itself COMMAND [SUBCOMMAND]
+explains_itself() {
+  expect_status 0 "$@" --help
+  expect_output "^usage: popalm $*"
   expect_output '^  --help '
   expect_no_error
+  expect_wrong_usage "^popalm $*: unknown option --no-such-option" "$@" --no-such-option
+  expect_wrong_usage 'did you mean --help' "$@" --hel
+}
+
+for command in $listed; do
   expect_status 0 help "$command"
   expect_output "^usage: popalm $command"
-  expect_wrong_usage "^popalm $command: unknown option --no-such-option" "$command" --no-such-option
-  expect_wrong_usage 'did you mean --help' "$command" --hlep
+  if grep -q "^popalm $command SUBCOMMAND --help" "$folder/out"; then
+    expect_wrong_usage "^popalm $command: unknown subcommand" "$command" nonesuch
+    expect_wrong_usage "^popalm $command: no subcommand" "$command"
+    expect_status 0 "$command" --help
+    for subcommand in $(sed -n 's/^  \([a-z][a-z]*\) .*/\1/p' "$folder/out"); do
+      explains_itself "$command" "$subcommand"
+    done
+  else
+    explains_itself "$command"
+  fi
 done
 
 expect_status 2
