@@ -13,28 +13,65 @@
 
 #include "cpu/cpu.h"
 
-/* LANES: floats in a vector register; a block is p vectors of rows times q outputs, held in registers. */
+/* LANES: floats in a vector register. A block is p vectors of rows times q outputs, whose sums stay in
+ * registers; q divides LANES. */
 #if defined __AVX512F__
-enum { LANES = 16, PANEL = 3, OUTS_1 = 16, OUTS_2 = 8, OUTS_3 = 8 };
+enum { LANES = 16, OUTS_1 = 16, OUTS_2 = 8, OUTS_3 = 8 };
 #elif defined __AVX__
-enum { LANES = 8, PANEL = 3, OUTS_1 = 10, OUTS_2 = 5, OUTS_3 = 4 };
+enum { LANES = 8, OUTS_1 = 8, OUTS_2 = 4, OUTS_3 = 4 };
 #else
-enum { LANES = 4, PANEL = 3, OUTS_1 = 10, OUTS_2 = 5, OUTS_3 = 4 };
+enum { LANES = 4, OUTS_1 = 4, OUTS_2 = 4, OUTS_3 = 4 };
 #endif
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t LaneIndex __attribute__((vector_size(4 * LANES)));
+typedef float UnalignedLanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 enum {
+  PANEL = 3,          /* most vectors of rows in a panel */
   DEPTH = 512,        /* of a packed panel: PANEL * LANES * DEPTH floats fit the second-level cache */
-  ACCUMULATORS = 24,  /* at most p * q */
   COLUMN_BLOCK = 256, /* outputs a task */
   FEW_PANELS = 8,     /* with fewer row panels, tasks take SMALL_BLOCK outputs, so that there are enough */
-  SMALL_BLOCK = 64
+  SMALL_BLOCK = 128
 };
+
+/* Transposes LANES x LANES floats: in step s, blocks of s x s change places across the diagonal. */
+static inline __attribute__((always_inline)) void transpose(Lanes *rows) {
+#pragma GCC unroll 4
+  for (int s = 1; s < LANES; s *= 2) {
+    LaneIndex low, high; /* lane l of the first operand is l, of the second LANES + l */
+#pragma GCC unroll 16
+    for (int l = 0; l < LANES; l++) {
+      low[l] = l & s ? LANES + l - s : l;
+      high[l] = l & s ? LANES + l : l + s;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+      if (i & s) continue;
+      Lanes a = rows[i], b = rows[i + s];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + s] = __builtin_shuffle(a, b, high);
+    }
+  }
+}
+
+/* panel[k][lane] = x[lane][k] for LANES rows; missing rows are 0. lanes: the panel's row length */
+static void pack_lanes(float *panel, int lanes, const float *x, int rows, int stride, int depth) {
+  int k = 0;
+  for (; k + LANES <= depth; k += LANES) {
+    Lanes block[LANES];
+    for (int r = 0; r < LANES; r++)
+      block[r] = r < rows ? (Lanes) * (const UnalignedLanes *)(x + (size_t)r * stride + k) : (Lanes){0};
+    transpose(block);
+    for (int i = 0; i < LANES; i++) *(Lanes *)(panel + (k + i) * lanes) = block[i];
+  }
+  for (; k < depth; k++)
+    for (int r = 0; r < LANES; r++) panel[k * lanes + r] = r < rows ? x[(size_t)r * stride + k] : 0;
+}
 
 static inline __attribute__((always_inline)) void multiply_block(const int p, const int q, const float *panel,
                                                                  const float *const *weight, int depth,
                                                                  Lanes *tile) {
-  Lanes sum[ACCUMULATORS];
+  Lanes sum[PANEL * LANES];
   for (int i = 0; i < p * q; i++) sum[i] = (Lanes){0};
   for (int k = 0; k < depth; k++) {
     Lanes x[PANEL];
@@ -43,22 +80,11 @@ static inline __attribute__((always_inline)) void multiply_block(const int p, co
     for (int j = 0; j < q; j++) {
       float w = weight[j][k];
 #pragma GCC unroll 3
-      for (int i = 0; i < p; i++) sum[j * p + i] += x[i] * w;
+      for (int i = 0; i < p; i++) sum[i * q + j] += x[i] * w;
     }
   }
-  for (int i = 0; i < p * q; i++) tile[i] = sum[i];
-}
-
-/* panel[k][lane] = x[lane][k]; missing rows are 0 */
-static void pack_panel(float *panel, int lanes, const float *x, int rows, int stride, int depth) {
-  enum { STEP = 16 }; /* a cache line of each row */
-  for (int start = 0; start < depth; start += STEP) {
-    int end = start + STEP < depth ? start + STEP : depth;
-    for (int r = 0; r < rows; r++)
-      for (int k = start; k < end; k++) panel[k * lanes + r] = x[(size_t)r * stride + k];
-    for (int k = start; k < end; k++)
-      for (int r = rows; r < lanes; r++) panel[k * lanes + r] = 0;
-  }
+  for (int i = 0; i < p; i++)
+    for (int j = 0; j < q; j++) tile[i * LANES + j] = sum[i * q + j];
 }
 
 typedef struct Target {
@@ -67,17 +93,22 @@ typedef struct Target {
   int first_out, end_out;
 } Target;
 
-/* y (+)= tile, and the bias with the first block of k */
-static inline void store_block(const Target *target, int lanes, const float *tile, int first, int count,
-                               bool first_depth) {
-  const Linear *op = target->op;
-  const float *bias = op->bias;
-  float *y = (float *)op->y + (size_t)target->first_row * op->out + first;
+/* y (+)= tile[out][row] for at most LANES rows and outputs, with the bias at the first block of k */
+static inline void store_lanes(const Linear *op, Lanes *tile, int first_row, int rows, int first_out,
+                               int outs, bool first_depth) {
+  const float *bias = op->bias && first_depth ? (const float *)op->bias + first_out : NULL;
+  float *y = (float *)op->y + (size_t)first_row * op->out + first_out;
   bool add = op->accumulate || !first_depth;
-  for (int r = 0; r < target->rows; r++, y += op->out)
-    for (int j = 0; j < count; j++) {
-      float value = tile[j * lanes + r];
-      if (bias && first_depth) value += bias[first + j];
+  transpose(tile);
+  for (int r = 0; r < rows && outs == LANES; r++, y += op->out) {
+    Lanes value = tile[r];
+    if (bias) value += *(const UnalignedLanes *)bias;
+    if (add) value += *(const UnalignedLanes *)y;
+    *(UnalignedLanes *)y = value;
+  }
+  for (int r = 0; r < rows && outs < LANES; r++, y += op->out)
+    for (int j = 0; j < outs; j++) {
+      float value = tile[r][j] + (bias ? bias[j] : 0);
       y[j] = add ? y[j] + value : value;
     }
 }
@@ -86,18 +117,25 @@ static inline __attribute__((always_inline)) void multiply_panel(const int p, co
                                                                  const Target *target) {
   const Linear *op = target->op;
   _Alignas(64) float panel[DEPTH * PANEL * LANES];
-  Lanes tile[ACCUMULATORS];
+  Lanes tile[PANEL * LANES] = {0};
   const float *x = (const float *)op->x + (size_t)target->first_row * op->in, *weight = op->weight;
   for (int start = 0; start < op->in; start += DEPTH) {
     int depth = op->in - start < DEPTH ? op->in - start : DEPTH;
-    pack_panel(panel, p * LANES, x + start, target->rows, op->in, depth);
-    for (int first = target->first_out; first < target->end_out; first += q) {
-      int count = target->end_out - first < q ? target->end_out - first : q;
-      const float *row[16];
-      for (int j = 0; j < q; j++) /* a block that sticks out computes the last output again */
-        row[j] = weight + (size_t)(first + (j < count ? j : count - 1)) * op->in + start;
-      multiply_block(p, q, panel, row, depth, tile);
-      store_block(target, p * LANES, (const float *)tile, first, count, start == 0);
+    for (int i = 0; i < p; i++)
+      pack_lanes(panel + i * LANES, p * LANES, x + (size_t)i * LANES * op->in + start,
+                 target->rows - i * LANES, op->in, depth);
+    for (int first = target->first_out; first < target->end_out; first += LANES) {
+      int count = target->end_out - first < LANES ? target->end_out - first : LANES;
+      for (int part = 0; part < count; part += q) {
+        const float *row[LANES];
+        for (int j = 0; j < q; j++) /* a block that sticks out computes the last output again */
+          row[j] = weight + (size_t)(first + (part + j < count ? part + j : count - 1)) * op->in + start;
+        multiply_block(p, q, panel, row, depth, tile + part);
+      }
+      for (int i = 0; i < p; i++) {
+        int rows = target->rows - i * LANES < LANES ? target->rows - i * LANES : LANES;
+        store_lanes(op, tile + i * LANES, target->first_row + i * LANES, rows, first, count, start == 0);
+      }
     }
   }
 }
