@@ -1,0 +1,264 @@
+/* Causal attention over packed ragged sequences, backward (Dao 2023):
+ *   P_ij = exp(S_ij - lse_i),  delta_i = sum_c dO_ic O_ic,  dP = dO V^T,  dS = P (dP - delta_i),
+ *   dV_j = sum_i P_ij dO_i,  dK_j = sum_i dS_ij q_i / sqrt(d),  dq_i = sum_j dS_ij K_j / sqrt(d),
+ *   dK and dV also summed over the query heads that share the key-value head.
+ *
+ * Shapes: qkv, dqkv [N, (Hq + 2 Hkv) d] bf16, out, dout [N, Hq d] bf16, lse [Hq, N] fp32, workspace delta
+ * [Hq, N] fp32. Three launches, none with atomics, so that the bits never depend on the order of blocks:
+ *   1. delta.
+ *   2. dK and dV: a block keeps 128 keys and goes over the queries from its diagonal to the end, for each
+ * head of its group. It computes the transposed S^T and dP^T, whose registers feed dV and dK without passing
+ * shared memory.
+ *   3. dq: a block keeps 128 queries and goes over the keys as the forward pass does.
+ * 2 and 3 both compute S and dP: 7 products instead of 5, the price of a fixed order without a second copy of
+ * dq. Lower bound: 5 Hq d sum T^2 operations (7 as done here), (8 d (Hq + Hkv) + 12 d Hq) sum T bytes. */
+#include "attention_tile.cuh"
+
+namespace {
+
+/* The block's own rows (128, 16 a warp), and the 64 rows of the other side that one step takes. */
+template <int D>
+struct Backward {
+  static const int warps = 8, threads = warps * 32, own = warps * 16, step = 64;
+  static const int own_bytes = own * D * 2, step_bytes = step * D * 2;
+  static const int stage_bytes =
+      2 * step_bytes + 2 * step * 4; /* two tiles, and lse and delta of the step's queries */
+  static const int shared_bytes = 2 * own_bytes + 2 * stage_bytes;
+};
+
+const int delta_threads = 256;
+const int delta_lanes = 8; /* lanes a row */
+
+__global__ void __launch_bounds__(delta_threads) attention_delta(AttentionBackward op, float *delta) {
+  size_t row =
+      (static_cast<size_t>(blockIdx.x) * delta_threads + threadIdx.x) / delta_lanes; /* token, head */
+  size_t heads = static_cast<size_t>(op.heads), d = static_cast<size_t>(op.head_dim);
+  size_t tokens = static_cast<size_t>(op.sequences.tokens);
+  bool valid = row < tokens * heads;
+  const bf16 *out = static_cast<const bf16 *>(op.out) + row * d,
+             *dout = static_cast<const bf16 *>(op.dout) + row * d;
+  float sum = 0.0f;
+  for (int c = static_cast<int>(threadIdx.x % delta_lanes) * 8; valid && c < op.head_dim;
+       c += delta_lanes * 8) {
+    float a[8], b[8];
+    load8(out + c, a);
+    load8(dout + c, b);
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum += a[i] * b[i];
+  }
+#pragma unroll
+  for (int mask = delta_lanes / 2; mask > 0; mask /= 2) sum += warp_shuffle_xor(sum, mask);
+  if (valid && threadIdx.x % delta_lanes == 0) delta[row % heads * tokens + row / heads] = sum;
+}
+
+/* What a block reads and writes. */
+struct View {
+  const bf16 *q, *k, *v, *dout; /* row 0 of its sequence, at its head */
+  bf16 *dq, *dk, *dv;           /* likewise */
+  const float *lse, *delta;     /* likewise */
+  size_t stride, out_stride;    /* elements from row to row */
+};
+
+DEVICE View view_of(const AttentionBackward &op, const float *delta, int begin, int head) {
+  size_t d = static_cast<size_t>(op.head_dim), heads = static_cast<size_t>(op.heads);
+  size_t kv_heads = static_cast<size_t>(op.kv_heads), h = static_cast<size_t>(head),
+         kv = h / (heads / kv_heads);
+  size_t stride = (heads + 2 * kv_heads) * d, first = static_cast<size_t>(begin);
+  size_t q_at = first * stride + h * d, k_at = first * stride + (heads + kv) * d, v_at = k_at + kv_heads * d;
+  size_t row_at = h * static_cast<size_t>(op.sequences.tokens) + first;
+  const bf16 *qkv = static_cast<const bf16 *>(op.qkv);
+  bf16 *dqkv = static_cast<bf16 *>(op.dqkv);
+  return {qkv + q_at,     qkv + k_at,
+          qkv + v_at,     static_cast<const bf16 *>(op.dout) + first * heads * d + h * d,
+          dqkv + q_at,    dqkv + k_at,
+          dqkv + v_at,    op.lse + row_at,
+          delta + row_at, stride,
+          heads * d};
+}
+
+/* Starts copying 64 queries: q and dout, lse and delta (zeros beyond the end, which add nothing to dK and
+ * dV). */
+template <int D>
+DEVICE void load_queries(unsigned char *stage, const View &view, int first, int length, int head_dim) {
+  typedef Backward<D> B;
+  size_t row = static_cast<size_t>(first);
+  load_tile<D, B::step>(stage, view.q + row * view.stride, view.stride, length - first, head_dim);
+  load_tile<D, B::step>(stage + B::step_bytes, view.dout + row * view.out_stride, view.out_stride,
+                        length - first, head_dim);
+  int i = static_cast<int>(threadIdx.x), n = i % B::step;
+  if (i < 2 * B::step) {
+    bool valid = first + n < length;
+    const float *from = i < B::step ? view.lse : view.delta;
+    copy_async4(stage + 2 * B::step_bytes + i * 4, valid ? from + first + n : from, valid);
+  }
+}
+
+/* From S^T (unscaled) and dP^T of 16 keys x 64 queries: P^T in s, dS^T in dp. */
+template <int D>
+DEVICE void soften_transposed(float (&s)[1][Backward<D>::step / 8][4],
+                              float (&dp)[1][Backward<D>::step / 8][4], const float *lse, const float *delta,
+                              int first_key, int first_query, float scale_log2) {
+  int lane = lane_index();
+  bool masked = first_query < first_key + 15;
+#pragma unroll
+  for (int n = 0; n < Backward<D>::step / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int column = n * 8 + lane % 4 * 2 + i % 2, key = first_key + i / 2 * 8 + lane / 4;
+      float p = fast_exp2(s[0][n][i] * scale_log2 - lse[column] * log2_e);
+      if (masked && first_query + column < key) p = 0.0f;
+      s[0][n][i] = p;
+      dp[0][n][i] = p * (dp[0][n][i] - delta[column]);
+    }
+}
+
+template <int D>
+__global__ void __launch_bounds__(Backward<D>::threads)
+    attention_backward_keys(AttentionBackward op, const float *delta, int tiles, float scale) {
+  typedef Backward<D> B;
+  DYNAMIC_SHARED(shared);
+  unsigned char *k_tile = shared, *v_tile = shared + B::own_bytes, *stages = shared + 2 * B::own_bytes;
+  Place place = place_of(op.sequences, op.kv_heads, tiles, false);
+  int tile_key = place.tile * B::own, first_key = tile_key + warp_index() * 16, length = place.length;
+  if (tile_key >= length) return;
+  int group = op.heads / op.kv_heads, first_head = place.head * group;
+  View view = view_of(op, delta, place.begin, first_head);
+  size_t own_row = static_cast<size_t>(tile_key);
+  load_tile<D, B::own>(k_tile, view.k + own_row * view.stride, view.stride, length - tile_key, op.head_dim);
+  load_tile<D, B::own>(v_tile, view.v + own_row * view.stride, view.stride, length - tile_key, op.head_dim);
+  load_queries<D>(stages, view, tile_key, length, op.head_dim);
+  copy_async_commit();
+
+  float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
+  int steps_a_head = ceil_div(length - tile_key, static_cast<int>(B::step)), steps = steps_a_head * group;
+  for (int j = 0; j < steps; j++) {
+    copy_async_wait<0>();
+    block_sync(); /* step j is there for all, and nobody reads the stage of step j - 1 any more */
+    if (j + 1 < steps) {
+      View next = view_of(op, delta, place.begin, first_head + (j + 1) / steps_a_head);
+      load_queries<D>(stages + (j + 1) % 2 * B::stage_bytes, next,
+                      tile_key + (j + 1) % steps_a_head * B::step, length, op.head_dim);
+      copy_async_commit();
+    }
+    int first_query = tile_key + j % steps_a_head * B::step;
+    if (first_query + B::step - 1 < first_key) continue; /* this warp's keys are the future of all of them */
+    const unsigned char *q_tile = stages + j % 2 * B::stage_bytes, *dout_tile = q_tile + B::step_bytes;
+    const float *lse = reinterpret_cast<const float *>(q_tile + 2 * B::step_bytes);
+    float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
+    multiply_transposed<D, 1, B::step>(s, k_tile, warp_index() * 16, q_tile);
+    multiply_transposed<D, 1, B::step>(dp, v_tile, warp_index() * 16, dout_tile);
+    soften_transposed<D>(s, dp, lse, lse + B::step, first_key, first_query, scale * log2_e);
+    multiply_registers<D, 1, B::step>(dv, s, dout_tile);
+    multiply_registers<D, 1, B::step>(dk, dp, q_tile);
+  }
+  const float one[1][2] = {{1.0f, 1.0f}}, scales[1][2] = {{scale, scale}};
+  store_rows<D, 1>(view.dk, view.stride, first_key, length, op.head_dim, dk, scales);
+  store_rows<D, 1>(view.dv, view.stride, first_key, length, op.head_dim, dv, one);
+}
+
+/* From S (unscaled) and dP of 16 queries x 64 keys: dS in dp. */
+template <int D>
+DEVICE void soften_rows(const float (&s)[1][Backward<D>::step / 8][4],
+                        float (&dp)[1][Backward<D>::step / 8][4], const float (&lse)[2],
+                        const float (&delta)[2], int first_query, int first_key, float scale_log2) {
+  int lane = lane_index();
+  bool masked = first_key + Backward<D>::step - 1 > first_query;
+#pragma unroll
+  for (int n = 0; n < Backward<D>::step / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int key = first_key + n * 8 + lane % 4 * 2 + i % 2, query = first_query + i / 2 * 8 + lane / 4;
+      float p = fast_exp2(s[0][n][i] * scale_log2 - lse[i / 2] * log2_e);
+      if (masked && key > query) p = 0.0f;
+      dp[0][n][i] = p * (dp[0][n][i] - delta[i / 2]);
+    }
+}
+
+template <int D>
+DEVICE void load_keys(unsigned char *stage, const View &view, int first, int length, int head_dim) {
+  typedef Backward<D> B;
+  size_t row = static_cast<size_t>(first) * view.stride;
+  load_tile<D, B::step>(stage, view.k + row, view.stride, length - first, head_dim);
+  load_tile<D, B::step>(stage + B::step_bytes, view.v + row, view.stride, length - first, head_dim);
+}
+
+template <int D>
+__global__ void __launch_bounds__(Backward<D>::threads)
+    attention_backward_queries(AttentionBackward op, const float *delta, int tiles, float scale) {
+  typedef Backward<D> B;
+  DYNAMIC_SHARED(shared);
+  unsigned char *q_tile = shared, *dout_tile = shared + B::own_bytes, *stages = shared + 2 * B::own_bytes;
+  Place place = place_of(op.sequences, op.heads, tiles, true);
+  int tile_query = place.tile * B::own, first_query = tile_query + warp_index() * 16, length = place.length;
+  if (tile_query >= length) return;
+  View view = view_of(op, delta, place.begin, place.head);
+  size_t own_row = static_cast<size_t>(tile_query);
+  load_tile<D, B::own>(q_tile, view.q + own_row * view.stride, view.stride, length - tile_query, op.head_dim);
+  load_tile<D, B::own>(dout_tile, view.dout + own_row * view.out_stride, view.out_stride, length - tile_query,
+                       op.head_dim);
+  load_keys<D>(stages, view, 0, length, op.head_dim);
+  copy_async_commit();
+
+  float row_lse[2], row_delta[2], dq[1][D / 8][4] = {};
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int row = first_query + half * 8 + lane_index() / 4;
+    row_lse[half] = row < length ? view.lse[row] : 0.0f;
+    row_delta[half] = row < length ? view.delta[row] : 0.0f;
+  }
+  int key_end = tile_query + B::own < length ? tile_query + B::own : length;
+  int steps = ceil_div(key_end, static_cast<int>(B::step));
+  for (int j = 0; j < steps; j++) {
+    copy_async_wait<0>();
+    block_sync(); /* as above */
+    if (j + 1 < steps) {
+      load_keys<D>(stages + (j + 1) % 2 * B::stage_bytes, view, (j + 1) * B::step, length, op.head_dim);
+      copy_async_commit();
+    }
+    int first_key = j * B::step;
+    if (first_key > first_query + 15) continue;
+    const unsigned char *k_tile = stages + j % 2 * B::stage_bytes;
+    float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
+    multiply_transposed<D, 1, B::step>(s, q_tile, warp_index() * 16, k_tile);
+    multiply_transposed<D, 1, B::step>(dp, dout_tile, warp_index() * 16, k_tile + B::step_bytes);
+    soften_rows<D>(s, dp, row_lse, row_delta, first_query, first_key, scale * log2_e);
+    multiply_registers<D, 1, B::step>(dq, dp, k_tile);
+  }
+  const float scales[1][2] = {{scale, scale}};
+  store_rows<D, 1>(view.dq, view.stride, first_query, length, op.head_dim, dq, scales);
+}
+
+template <int D>
+void backward(Backend *backend, const AttentionBackward &op, const float *delta) {
+  typedef Backward<D> B;
+  int tiles = ceil_div(op.sequences.max_len, static_cast<int>(B::own));
+  float scale = 1.0f / sqrtf(static_cast<float>(op.head_dim));
+  launch(cuda_state(backend),
+         {"attention_backward_keys", place_blocks(op.sequences, op.kv_heads, tiles), B::threads,
+          B::shared_bytes},
+         attention_backward_keys<D>, op, delta, tiles, scale);
+  launch(cuda_state(backend),
+         {"attention_backward_queries", place_blocks(op.sequences, op.heads, tiles), B::threads,
+          B::shared_bytes},
+         attention_backward_queries<D>, op, delta, tiles, scale);
+}
+
+}  // namespace
+
+void cuda_attention_backward(Backend *backend, const AttentionBackward *op) {
+  if (!attention_head_dim_fits(backend, op->head_dim,
+                               "attention_backward: head_dim is not a multiple of 8 up to 128"))
+    return;
+  size_t rows = static_cast<size_t>(op->sequences.tokens) * static_cast<size_t>(op->heads);
+  if (rows == 0) return;
+  float *delta = static_cast<float *>(cuda_workspace(backend, rows * sizeof(float)));
+  if (!delta) return;
+  unsigned blocks = static_cast<unsigned>(ceil_div(rows * delta_lanes, static_cast<size_t>(delta_threads)));
+  launch(cuda_state(backend), {"attention_delta", blocks, delta_threads, 0}, attention_delta, *op, delta);
+  if (op->head_dim <= 32)
+    backward<32>(backend, *op, delta);
+  else if (op->head_dim <= 64)
+    backward<64>(backend, *op, delta);
+  else
+    backward<128>(backend, *op, delta);
+}

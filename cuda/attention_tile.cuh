@@ -1,0 +1,138 @@
+/* What the attention kernels share: tiles of bf16 rows in shared memory, products of tiles on the tensor
+ * cores, and the place of a block in the packed batch. D is the head_dim rounded up to 32, 64 or 128; columns
+ * beyond it hold zeros. */
+#ifndef POPALM_ATTENTION_TILE_CUH
+#define POPALM_ATTENTION_TILE_CUH
+
+#include "primitives.cuh"
+
+const float log2_e = 1.44269504088896341f;
+const float ln_2 = 0.693147180559945309f;
+
+/* Where 16 bytes (8 columns) of a row lie. The chunks of a row are permuted by the row's number, so that the
+ * 8 rows which ldmatrix reads together lie in different banks. */
+template <int D>
+DEVICE int chunk_offset(int row, int chunk) {
+  int permuted = D >= 64 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & 3);
+  return row * (D * 2) + permuted * 16;
+}
+
+/* Starts copying rows of head_dim columns, stride elements apart, by the whole block; zeros beyond
+ * valid_rows. */
+template <int D, int rows>
+DEVICE void load_tile(unsigned char *tile, const bf16 *from, size_t stride, int valid_rows, int head_dim) {
+  const int chunks = D / 8;
+  for (int i = static_cast<int>(threadIdx.x); i < rows * chunks; i += static_cast<int>(blockDim.x)) {
+    int row = i / chunks, chunk = i % chunks;
+    bool valid = row < valid_rows && chunk * 8 < head_dim;
+    const bf16 *source = valid ? from + static_cast<size_t>(row) * stride + chunk * 8 : from;
+    copy_async16(tile + chunk_offset<D>(row, chunk), source, valid);
+  }
+}
+
+/* acc[m][n] += A B^T: 16 row_tiles rows of A from a_row on, columns rows of B, both D wide in shared memory.
+ */
+template <int D, int row_tiles, int columns>
+DEVICE void multiply_transposed(float (&acc)[row_tiles][columns / 8][4], const unsigned char *a_tile,
+                                int a_row, const unsigned char *b_tile) {
+  int lane = lane_index();
+#pragma unroll
+  for (int k = 0; k < D / 16; k++) {
+    uint32_t a[row_tiles][4];
+#pragma unroll
+    for (int m = 0; m < row_tiles; m++)
+      load_matrix_x4(a[m], a_tile + chunk_offset<D>(a_row + m * 16 + lane % 16, k * 2 + lane / 16));
+#pragma unroll
+    for (int n = 0; n < columns / 16; n++) {
+      uint32_t b[4];
+      load_matrix_x4(b, b_tile + chunk_offset<D>(n * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
+#pragma unroll
+      for (int m = 0; m < row_tiles; m++) {
+        mma_bf16(acc[m][2 * n], a[m], b[0], b[1]);
+        mma_bf16(acc[m][2 * n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+/* acc += P B: P's bf16 rounding straight from the registers of a product before (its accumulators have the
+ * layout of an A operand), B rows x D in shared memory. */
+template <int D, int row_tiles, int rows>
+DEVICE void multiply_registers(float (&acc)[row_tiles][D / 8][4], const float (&p)[row_tiles][rows / 8][4],
+                               const unsigned char *b_tile) {
+  int lane = lane_index();
+#pragma unroll
+  for (int k = 0; k < rows / 16; k++) {
+    uint32_t a[row_tiles][4];
+#pragma unroll
+    for (int m = 0; m < row_tiles; m++) {
+      a[m][0] = pack_bf16(p[m][2 * k][0], p[m][2 * k][1]);
+      a[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);
+      a[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
+      a[m][3] = pack_bf16(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
+    }
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+      uint32_t b[4];
+      load_matrix_x4_trans(b, b_tile + chunk_offset<D>(k * 16 + lane % 16, n * 2 + lane / 16));
+#pragma unroll
+      for (int m = 0; m < row_tiles; m++) {
+        mma_bf16(acc[m][2 * n], a[m], b[0], b[1]);
+        mma_bf16(acc[m][2 * n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+/* Writes a warp's 16 row_tiles rows of accumulators, times factor[m][half] of each row, as bf16: those of the
+ * rows from first_row on that are below rows. */
+template <int D, int row_tiles>
+DEVICE void store_rows(bf16 *to, size_t stride, int first_row, int rows, int head_dim,
+                       const float (&acc)[row_tiles][D / 8][4], const float (&factor)[row_tiles][2]) {
+  int lane = lane_index();
+#pragma unroll
+  for (int m = 0; m < row_tiles; m++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int row = first_row + m * 16 + half * 8 + lane / 4;
+      if (row >= rows) continue;
+#pragma unroll
+      for (int n = 0; n < D / 8; n++) {
+        int column = n * 8 + lane % 4 * 2;
+        if (column >= head_dim) continue;
+        float f = factor[m][half];
+        uint32_t pair = pack_bf16(acc[m][n][2 * half] * f, acc[m][n][2 * half + 1] * f);
+        *reinterpret_cast<uint32_t *>(to + static_cast<size_t>(row) * stride + column) = pair;
+      }
+    }
+}
+
+/* A block's place: tile `tile` of sequence `begin` .. `begin + length`, and a head. */
+struct Place {
+  int begin, length, tile, head;
+};
+
+/* Blocks are numbered tile by tile, then by sequence, then by head: the tiles of one number cost the same, so
+ * that the longest start first and the heads that share keys run side by side. descending: the last tile
+ * costs the most. */
+DEVICE Place place_of(const Sequences &sequences, int heads, int tiles, bool descending) {
+  int block = static_cast<int>(blockIdx.x);
+  int head = block % heads, rest = block / heads, sequence = rest % sequences.count,
+      tile = rest / sequences.count;
+  int begin = sequences.cu_seqlens[sequence];
+  return {begin, sequences.cu_seqlens[sequence + 1] - begin, descending ? tiles - 1 - tile : tile, head};
+}
+
+inline unsigned place_blocks(const Sequences &sequences, int heads, int tiles) {
+  return static_cast<unsigned>(tiles) * static_cast<unsigned>(sequences.count) * static_cast<unsigned>(heads);
+}
+
+/* The tiles are for multiples of 8 up to 128; otherwise the error is kept and nothing is launched. */
+inline bool attention_head_dim_fits(Backend *backend, int head_dim, const char *what) {
+  if (head_dim > 0 && head_dim % 8 == 0 && head_dim <= 128) return true;
+  const int invalid_value = 1; /* cudaErrorInvalidValue */
+  cuda_note(cuda_state(backend), invalid_value, what);
+  return false;
+}
+
+#endif

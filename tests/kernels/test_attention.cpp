@@ -1,0 +1,72 @@
+/* cuda/attention.cu on the emulator against double precision. */
+#include "attention_reference.h"
+
+static void check(const AttentionShape &shape, uint32_t test_case, float scale = 1) {
+  AttentionCase c(shape, test_case, scale);
+  std::vector<double> want_out, want_lse;
+  c.forward(&want_out, &want_lse);
+  DeviceArray<bf16> out(want_out.size());
+  DeviceArray<float> lse(want_lse.size());
+  std::vector<bf16> first;
+  FOR_EACH_SCHEDULE {
+    out.poison();
+    lse.poison();
+    Attention op = {c.sequences(), c.qkv.get(),    out.get(),     lse.get(),
+                    shape.heads,   shape.kv_heads, shape.head_dim};
+    cuda_attention(emulator_backend(), &op);
+    expect_close("lse", lse.get(), want_lse, 1e-5, 1e-4);
+    expect_close("out", out.get(), want_out, 8e-3,
+                 8e-3 * static_cast<double>(scale)); /* P is rounded to bf16 */
+    if (first.empty()) first.assign(out.get(), out.get() + out.count());
+    expect_same_bits("out", out.get(), first);
+  }
+}
+
+static void every_width_up_to_128(void **) {
+  const int widths[] = {8, 16, 32, 40, 64, 80, 128};
+  uint32_t test_case = 0;
+  for (int d : widths) check({{17, 70}, 1, 1, d}, test_case++);
+}
+
+static void ragged_sequences_do_not_see_each_other(void **) {
+  TestRandom random(50);
+  check({{0, 1, 2, 0, 31, 67, 1, 0}, 2, 2, 16}, 51);
+  std::vector<int> lengths;
+  for (int i = 0; i < 6; i++) lengths.push_back(random.below(140));
+  check({lengths, 2, 1, 32}, 52);
+}
+
+static void tiles_meet_at_their_edges(void **) {
+  const int lengths[] = {63, 64, 65, 127, 128, 129, 193, 257};
+  uint32_t test_case = 100;
+  for (int length : lengths) check({{length}, 1, 1, 64}, test_case++);
+}
+
+static void query_heads_share_key_heads(void **) { check({{33, 50}, 6, 2, 32}, 200); }
+
+static void large_scores_stay_finite(void **) { check({{150}, 1, 1, 64}, 210, 6); }
+
+static void lse_may_be_left_out(void **) {
+  AttentionCase c({{40, 7}, 2, 2, 32}, 220);
+  std::vector<double> want_out, want_lse;
+  c.forward(&want_out, &want_lse);
+  DeviceArray<bf16> out(want_out.size());
+  Attention op = {c.sequences(), c.qkv.get(), out.get(), nullptr, 2, 2, 32};
+  cuda_attention(emulator_backend(), &op);
+  expect_close("out", out.get(), want_out, 8e-3, 8e-3);
+}
+
+static void an_empty_batch_does_nothing(void **) {
+  check({{}, 2, 2, 32}, 230);
+  check({{0, 0}, 2, 2, 32}, 231);
+}
+
+int main() {
+  const CMUnitTest tests[] = {
+      cmocka_unit_test(every_width_up_to_128),       cmocka_unit_test(ragged_sequences_do_not_see_each_other),
+      cmocka_unit_test(tiles_meet_at_their_edges),   cmocka_unit_test(query_heads_share_key_heads),
+      cmocka_unit_test(large_scores_stay_finite),    cmocka_unit_test(lse_may_be_left_out),
+      cmocka_unit_test(an_empty_batch_does_nothing),
+  };
+  return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
