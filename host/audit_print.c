@@ -41,8 +41,11 @@ static void judge_positions(Arena *arena, Audit *audit, const FileAudit *file) {
       say(arena, audit,
           "%s: the %s pair of a post is inverted nearly always (%lld of %lld); a rule made it so, not taste",
           file->path, ordinal(p), (long long)at->inverted, (long long)at->pairs);
-    int64_t foreign = at->foreign_j + at->foreign_k;
-    if (percent(foreign, at->pairs) >= 20)
+    int64_t foreign = at->foreign_j + at->foreign_k, foreign_all = file->all.foreign_j + file->all.foreign_k;
+    double share = percent(foreign, at->pairs);
+    /* short replies are common, so a share that all places have may be chance */
+    bool stands_out = share >= 2 * percent(foreign_all, file->all.pairs) || 2 * at->previous >= foreign;
+    if (share >= 20 && stands_out)
       say(arena, audit,
           "%s: the %s pair of a post often has a foreign reply (%lld of %lld; text_j %lld, text_k %lld; %lld "
           "of them "
