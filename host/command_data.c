@@ -17,26 +17,6 @@
 
 /* ---- synth ---- */
 
-static const Option synth_options[] = {
-    {"--out", "DIR", "where train.json, dev.json, pairs.json and world.json go (required)"},
-    {"--seed", "N", "same settings and seed, same bytes"},
-    {"--train-posts", "N", "posts of train.json"},
-    {"--dev-posts", "N", "posts of dev.json"},
-    {"--replies-per-post", "N", "replies kept of each post: the most liked of twice as many"},
-    {"--exposure-noise", "X", "sigma of the log exposure of a post's replies; 0: none"},
-    {"--early-bird", "X", "extra log-likes of the first replies; 0: none"},
-    {"--author-noise", "X", "sigma of the authors' log-followers; 0: none"},
-    {"--flip", "P", "probability that a reply's likes are replaced by another's"},
-};
-static const CommandLine synth_line = {
-    .usage = "popalm data synth --out DIR [options]",
-    .summary =
-        "Makes a synthetic world of posts, replies and likes whose true popularity is known. What is not\n"
-        "given is as in an experiment's data.synth; world.json says it.",
-    .options = synth_options,
-    .option_count = COUNT(synth_options)};
-
-/* The defaults are those of data.synth in an experiment. */
 static Status read_world(const Arguments *arguments, WorldSettings *out) {
   const WorldSettings *d = &world_defaults;
   int64_t seed, train, dev, replies;
@@ -61,6 +41,30 @@ static Status required_out(const Arguments *arguments, const char *command, cons
 }
 
 static Status data_synth(Arena *arena, int argc, char **argv) {
+  const WorldSettings *d = &world_defaults;
+  const Option options[] = {
+      {"--out", "DIR", "where train.json, dev.json, pairs.json and world.json go (required)"},
+      {"--seed", "N",
+       arena_print(arena, "same settings and seed, same bytes [%llu]", (unsigned long long)d->seed)},
+      {"--train-posts", "N", arena_print(arena, "posts of train.json [%d]", d->train_posts)},
+      {"--dev-posts", "N", arena_print(arena, "posts of dev.json [%d]", d->dev_posts)},
+      {"--replies-per-post", "N",
+       arena_print(arena, "replies kept of each post: the most liked of twice as many [%d]",
+                   d->replies_per_post)},
+      {"--exposure-noise", "X",
+       arena_print(arena, "sigma of a reply's log exposure; 0: none [%g]", d->exposure_noise)},
+      {"--early-bird", "X",
+       arena_print(arena, "extra log-likes of the first reply; 0: none [%g]", d->early_bird)},
+      {"--author-noise", "X",
+       arena_print(arena, "sigma of the authors' log-followers; 0: none [%g]", d->author_noise)},
+      {"--flip", "P",
+       arena_print(arena, "probability that a reply swaps its likes with another [%g]", d->flip)},
+  };
+  const CommandLine synth_line = {
+      .usage = "popalm data synth --out DIR [options]",
+      .summary = "Makes a synthetic world of posts, replies and likes whose true popularity is known.",
+      .options = options,
+      .option_count = COUNT(options)};
   Arguments arguments;
   TRY(command_line_parse(arena, &synth_line, argc, argv, &arguments));
   if (arguments.help) return OK;

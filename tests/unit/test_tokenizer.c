@@ -1,0 +1,318 @@
+/* Byte-level BPE: exact round trips, deterministic merges, refusal of damaged files. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/philox.h"
+#include "base/text.h"
+#include "bpe.h"
+#include "testing.h"
+#include "tokenizer.h"
+
+typedef struct Lines {
+  const char *const *line;
+  int count, next;
+} Lines;
+
+static bool next_line(void *state, const char **text, size_t *length) {
+  Lines *lines = state;
+  if (lines->next >= lines->count) return false;
+  *text = lines->line[lines->next++];
+  *length = strlen(*text);
+  return true;
+}
+
+static const char *const corpus[] = {
+    "the cat sat on the mat, the rat sat on the cat",
+    "加油加油,中国队加油!今天的比赛太精彩了",
+    "今天天气真好,我们去看比赛吧 🎉🎉🎉",
+    "it's 2024 and they're here:   aaaaaaa aaaa aaa",
+    "\"quotes\\\" and \\backslashes\\ and\ttabs\n",
+};
+
+static Tokenizer *train(Arena *arena, const char *const *texts, int count, int vocab_size,
+                        int min_frequency) {
+  Lines lines = {texts, count, 0};
+  Tokenizer *tokenizer = NULL;
+  TokenizerTraining training = {vocab_size, min_frequency, next_line, &lines};
+  assert_int_equal(tokenizer_train(arena, &training, &tokenizer), OK);
+  return tokenizer;
+}
+
+static void assert_round_trip(const Tokenizer *t, const char *bytes, size_t length) {
+  Arena arena = {0};
+  int32_t *token = NEW(&arena, int32_t, length + 1);
+  char *back = NEW(&arena, char, length + 1);
+  int count = tokenizer_encode(t, bytes, length, token, (int)length + 1);
+  assert_true(count <= (int)length);
+  for (int i = 0; i < count; i++) assert_in_range(token[i], 3, tokenizer_vocab_size(t) - 1);
+  assert_int_equal(tokenizer_decode(t, token, count, back, length + 1), length);
+  assert_memory_equal(back, bytes, length);
+  arena_free(&arena);
+}
+
+static void any_bytes_come_back_unchanged(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *t = train(&arena, corpus, 5, 400, 2);
+  const char *const texts[] = {"",
+                               " ",
+                               "今天加油",
+                               "🎉👨‍👩‍👧‍👦",
+                               "<eos><sep><pad>",
+                               "a\u180Eb \xC2\x85\u3000c",
+                               "\xff",
+                               "\xe4\xbb",
+                               "今\xe5天\xc0\x80",
+                               "\xed\xa0\x80",
+                               "don't  stop \n\n x "};
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) assert_round_trip(t, texts[i], strlen(texts[i]));
+  for (uint32_t round = 0; round < 300; round++) {
+    RandomKey key = {7, RANDOM_TEST, round};
+    char bytes[3000];
+    size_t length = random_below(key, 0, 0, round % 50 == 0 ? 3000 : 90);
+    for (size_t i = 0; i < length; i++) {
+      uint32_t r = philox(key, 1, (uint32_t)i).v[0];
+      /* wholly random, few letters (long pieces that merge), or slices of the corpus */
+      bytes[i] = (char)(round % 3 == 0   ? (char)r
+                        : round % 3 == 1 ? "a the"[r % 5]
+                                         : corpus[1][(i + round) % strlen(corpus[1])]);
+    }
+    assert_round_trip(t, bytes, length);
+  }
+  arena_free(&arena);
+}
+
+/* The definition, taken literally: merge the pair of lowest rank, leftmost first, until none is left. */
+static int encode_naively(const Tokenizer *t, const char *piece, size_t length, int32_t *token) {
+  int n = (int)length;
+  for (int i = 0; i < n; i++) token[i] = t->byte_id[(unsigned char)piece[i]];
+  for (;;) {
+    const BpeMerge *best = NULL;
+    int at = 0;
+    for (int i = 0; i + 1 < n; i++) {
+      for (uint32_t m = 0; m <= t->merge_mask; m++) {
+        const BpeMerge *merge = &t->merge[m];
+        if (merge->rank == UINT32_MAX || merge->left != token[i] || merge->right != token[i + 1]) continue;
+        if (best && merge->rank >= best->rank) continue;
+        best = merge;
+        at = i;
+      }
+    }
+    if (!best) return n;
+    token[at] = best->id;
+    for (int i = at + 1; i + 1 < n; i++) token[i] = token[i + 1];
+    n--;
+  }
+}
+
+static void short_and_long_pieces_follow_the_definition(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *t = train(&arena, corpus, 5, 330, 2);
+  for (uint32_t round = 0; round < 60; round++) {
+    RandomKey key = {11, RANDOM_TEST, round};
+    char piece[200];
+    int32_t expected[200], token[200];
+    size_t length = 1 + random_below(key, 0, 0, 150); /* both below and above the scan's limit */
+    for (size_t i = 0; i < length; i++) piece[i] = "aaathecs"[philox(key, 1, (uint32_t)i).v[0] % 8];
+    int count = encode_naively(t, piece, length, expected);
+    assert_int_equal(bpe_encode_piece(t, piece, length, token), count);
+    assert_memory_equal(token, expected, (size_t)count * sizeof *token);
+  }
+  arena_free(&arena);
+}
+
+static void pieces_are_cut_as_gpt2_cuts_them(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Pieces *pieces;
+  assert_int_equal(pieces_new(&arena, bpe_default_pattern, &pieces), OK);
+  const char *text = "It's 12  ok!!\u3000\u3000加油 \xff\u180E.";
+  const char *const expected[] = {"It",     "'s",     " 12",  " ", " ok",  "!!",
+                                  "\u3000", "\u3000", "加油", " ", "\xff", "\u180E."};
+  PieceWalk walk = piece_walk(pieces, text, strlen(text));
+  const char *piece;
+  size_t length;
+  for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+    assert_true(piece_next(&walk, &piece, &length));
+    assert_int_equal(length, strlen(expected[i]));
+    assert_memory_equal(piece, expected[i], length);
+  }
+  assert_false(piece_next(&walk, &piece, &length));
+  piece_walk_end(&walk);
+  arena_free(&arena);
+}
+
+static void ids_are_specials_bytes_merges_and_ties_go_to_lower_ids(void **state) {
+  (void)state;
+  Arena arena = {0};
+  const char *const texts[] = {"ab ab", "cd cd", "b", "!"};
+  Tokenizer *t = train(&arena, texts, 4, 264, 2);
+  assert_int_equal(tokenizer_eos(t), 0);
+  assert_int_equal(tokenizer_sep(t), 1);
+  int32_t id;
+  assert_int_equal(tokenizer_encode(t, "!", 1, &id, 1), 1);
+  assert_int_equal(id, 3); /* the first byte in GPT-2's order */
+  assert_int_equal(tokenizer_encode(t, "\xAD", 1, &id, 1), 1);
+  assert_int_equal(id, 258); /* the last */
+  assert_int_equal(tokenizer_encode(t, "ab", 2, &id, 1), 1);
+  assert_int_equal(id, 259); /* (a, b) and (c, d) are equally frequent; a has the lower id */
+  assert_int_equal(tokenizer_encode(t, "cd", 2, &id, 1), 1);
+  assert_int_equal(id, 260);
+  arena_free(&arena);
+}
+
+static void training_twice_gives_the_same_bytes(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *a = train(&arena, corpus, 5, 350, 1), *b = train(&arena, corpus, 5, 350, 1);
+  assert_int_equal(tokenizer_vocab_size(a), 350);
+  assert_string_equal(a->json, b->json);
+  arena_free(&arena);
+}
+
+static void vocabulary_is_smaller_when_pairs_run_out(void **state) {
+  (void)state;
+  Arena arena = {0};
+  const char *const texts[] = {"abab abab"};
+  Tokenizer *t = train(&arena, texts, 1, 5000, 2);
+  assert_int_equal(tokenizer_vocab_size(t), 259 + 2); /* ab, abab; with its space it is seen once only */
+  t = train(&arena, texts, 0, 5000, 2);
+  assert_int_equal(tokenizer_vocab_size(t), 259);
+  assert_round_trip(t, "加油", 6);
+  arena_free(&arena);
+}
+
+static void too_small_a_vocabulary_is_refused(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *t;
+  Lines lines = {corpus, 5, 0};
+  TokenizerTraining training = {258, 2, next_line, &lines};
+  assert_int_equal(tokenizer_train(&arena, &training, &t), INVALID);
+  assert_non_null(strstr(error_message(), "259"));
+  arena_free(&arena);
+}
+
+static void special_tokens_decode_to_nothing_and_output_is_bounded(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *t = train(&arena, corpus, 5, 400, 2);
+  int32_t token[64];
+  int count = tokenizer_encode(t, "加油", 6, token + 1, 60);
+  token[0] = tokenizer_sep(t);
+  token[count + 1] = tokenizer_eos(t);
+  token[count + 2] = 100000; /* no such row */
+  char out[8] = "zzzzzzz";
+  assert_int_equal(tokenizer_decode(t, token, count + 3, out, 4), 6);
+  assert_memory_equal(out, "加油", 4);
+  assert_int_equal(out[4], 'z');
+  int32_t few[2] = {-1, -1};
+  int all = tokenizer_encode(t, "xyzxyz", 6, few, 1);
+  assert_true(all > 1);
+  assert_int_equal(few[1], -1);
+  int32_t half = t->byte_id[0xE5];
+  assert_string_equal(tokenizer_decode_text(t, &arena, &half, 1), "\xEF\xBF\xBD");
+  arena_free(&arena);
+}
+
+static void saved_and_loaded_is_the_same(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *a = train(&arena, corpus, 5, 400, 1), *b;
+  char path[] = "/tmp/popalm-tokenizer-XXXXXX";
+  close(mkstemp(path));
+  assert_int_equal(tokenizer_save(a, path), OK);
+  assert_int_equal(tokenizer_load(&arena, path, &b), OK);
+  unlink(path);
+  assert_string_equal(a->json, b->json);
+  for (int i = 0; i < 5; i++) {
+    int32_t x[200], y[200];
+    int count = tokenizer_encode(a, corpus[i], strlen(corpus[i]), x, 200);
+    assert_int_equal(tokenizer_encode(b, corpus[i], strlen(corpus[i]), y, 200), count);
+    assert_memory_equal(x, y, (size_t)count * sizeof *x);
+  }
+  arena_free(&arena);
+}
+
+/* text with the first `from` replaced by `to`. */
+static char *replaced(Arena *arena, const char *text, const char *from, const char *to) {
+  const char *at = strstr(text, from);
+  assert_non_null(at);
+  return arena_print(arena, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+}
+
+static void damaged_files_are_refused_by_name_and_reason(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *t = train(&arena, corpus, 5, 300, 1);
+  const struct {
+    const char *from, *to, *reason;
+  } rows[] = {
+      {"\"version\"", "version", "t.json:2:4: not a JSON object"},
+      {"\"merges\"", "\"mergers\"", "no \"model\" with"},
+      {"\"type\": \"ByteLevel\"", "\"type\": \"Metaspace\"", "pre-tokenizer Metaspace"},
+      {"\"!\": 3", "\"!\": 4", "given twice"},
+      {"\"!\": 3", "\"!\": -1", "whole number"},
+      {"\"!\": 3", "\"!!!!!\": 3", "byte 0x21 has no token"},
+      {"\"!\": 3", "\"加\": 3", "byte-level alphabet"},
+      {"\"merges\": [", "\"merges\": [\"qq zz\",", "merge 0"},
+      {"\"merges\": [", "\"merges\": [[\"q\"],", "merge 0"},
+      {"\"<eos>\", \"single_word\"", "\"<end>\", \"single_word\"", "no end token"},
+      {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
+      {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"", "end_of_word_suffix"},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    char *text = replaced(&arena, t->json, rows[i].from, rows[i].to);
+    Tokenizer *out;
+    assert_int_equal(tokenizer_parse(&arena, "t.json", text, strlen(text), &out), INVALID);
+    assert_ptr_equal(strstr(error_message(), "t.json"), error_message());
+    if (!strstr(error_message(), rows[i].reason)) fail_msg("%s: %s", rows[i].reason, error_message());
+  }
+  arena_free(&arena);
+}
+
+/* No mutation may do worse than an error message; the sanitizers watch. */
+static void random_mutations_never_crash_the_reader(void **state) {
+  (void)state;
+  Arena keep = {0};
+  Tokenizer *t = train(&keep, corpus, 5, 262, 1);
+  for (uint32_t round = 0; round < 200; round++) {
+    RandomKey key = {13, RANDOM_TEST, round};
+    Arena arena = {0};
+    char *text = arena_strndup(&arena, t->json, t->json_length);
+    size_t length = t->json_length;
+    for (uint32_t k = 0; k <= round % 4; k++) {
+      Random4 r = philox(key, k, 0);
+      size_t at = r.v[0] % length;
+      if (r.v[1] % 4 == 0)
+        length = at + 1;
+      else
+        text[at] = (char)(r.v[1] % 4 == 1 ? (char)r.v[2] : "\"{}[],:0-9 \\\xc4"[r.v[2] % 13]);
+    }
+    Tokenizer *out;
+    if (tokenizer_parse(&arena, "t.json", text, length, &out) == OK)
+      assert_true(tokenizer_vocab_size(out) > 255);
+    arena_free(&arena);
+  }
+  arena_free(&keep);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(any_bytes_come_back_unchanged),
+      cmocka_unit_test(short_and_long_pieces_follow_the_definition),
+      cmocka_unit_test(pieces_are_cut_as_gpt2_cuts_them),
+      cmocka_unit_test(ids_are_specials_bytes_merges_and_ties_go_to_lower_ids),
+      cmocka_unit_test(training_twice_gives_the_same_bytes),
+      cmocka_unit_test(vocabulary_is_smaller_when_pairs_run_out),
+      cmocka_unit_test(too_small_a_vocabulary_is_refused),
+      cmocka_unit_test(special_tokens_decode_to_nothing_and_output_is_bounded),
+      cmocka_unit_test(saved_and_loaded_is_the_same),
+      cmocka_unit_test(damaged_files_are_refused_by_name_and_reason),
+      cmocka_unit_test(random_mutations_never_crash_the_reader),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
