@@ -117,11 +117,11 @@ static Status parse_line(const Line *line, cJSON **out) {
     return OK;
   }
   Status status;
-  if (!root)
-    status = bad_line(line, offset, "not valid JSON here; write one JSON object a line");
-  else if (cJSON_IsArray(root) || (line->length && line->text[0] == '['))
+  if (line->length && line->text[0] == '[')
     status = bad_line(
         line, 0, "this is a JSON list, not one object a line; make lines of it with: popalm data convert");
+  else if (!root)
+    status = bad_line(line, offset, "not valid JSON here; write one JSON object a line");
   else
     status =
         bad_line(line, cJSON_IsObject(root) ? offset : 0, "a line must be one JSON object and nothing else");
