@@ -7,7 +7,7 @@ for subcommand in synth stats pairs convert; do
   expect_status 0 data "$subcommand" --help
   expect_output "^usage: popalm data $subcommand"
   expect_no_error
-  expect_wrong_usage "^popalm data $subcommand: unknown option --hlep; did you mean --help" data "$subcommand" --hlep
+  expect_wrong_usage "^popalm data $subcommand: unknown option --no-such-option" data "$subcommand" --no-such-option
 done
 expect_wrong_usage 'no subcommand' data
 expect_wrong_usage 'unknown subcommand stast; did you mean stats' data stast

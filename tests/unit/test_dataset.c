@@ -100,7 +100,7 @@ static const Refusal refusals[] = {
     {DATASET_PAIRS, GOOD_POST, ":1:1: key \"text_j\" is missing; this is a file of posts, give one of pairs"},
     {DATASET_POSTS, "{\"weibo\": 5, \"resp\": [\"a\"]}", ":1:2: \"weibo\" must be a string"},
     {DATASET_POSTS, "{\"x\": {\"resp\": 1}, \"weibo\": \"加}\\\"油\", \"resp\": \"a\"}",
-     ":1:37: \"resp\" must be a list"},
+     ":1:38: \"resp\" must be a list"},
     {DATASET_POSTS, "{\"weibo\": \"p\", \"resp\": [\"a\", 1]}", ":1:16: \"resp\" must be a list"},
     {DATASET_POSTS, GOOD_POST "{\"weibo\": \"p\", \"resp\": []}", ":2:16: \"resp\" is empty"},
     {DATASET_POSTS, "{\"weibo\": \"p\", \"resp\": [\"a\"], \"like\": [1, 2]}",
@@ -158,7 +158,7 @@ static void random_mutations_never_crash_the_reader(void **state) {
   const char *const originals[] = {
       "{\"weibo\": \"加油\\n\\u52a0\", \"resp\": [\"好\", \"b\"], \"like\": [2, 1.5e3]}\r\n" GOOD_POST,
       GOOD_PAIR GOOD_PAIR};
-  for (uint32_t round = 0; round < 300; round++) {
+  for (uint32_t round = 0; round < 150; round++) {
     RandomKey key = {17, RANDOM_TEST, round};
     DatasetKind kind = round % 2 ? DATASET_PAIRS : DATASET_POSTS;
     char text[256];
