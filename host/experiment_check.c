@@ -9,7 +9,7 @@
 
 bool experiment_name_ok(const char *name) {
   size_t length = strlen(name);
-  if (length == 0 || length > 100 || name[0] == '.') return false;
+  if (length == 0 || length > 100 || name[0] == '.' || strcmp(name, "stages") == 0) return false;
   for (const char *c = name; *c; c++)
     if (!isascii(*c) || (!isalnum(*c) && !strchr("._-", *c))) return false;
   return true;
