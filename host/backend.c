@@ -25,7 +25,8 @@ static const Device devices[] = {
     {"cpu", cpu_backend_open, one},
 };
 
-Status backend_open(const char *device, Backend **out) {
+/* The row of the table that device names, and the number behind its colon. */
+static Status find_device(const char *device, const Device **out, int *number) {
   const char *colon = strchr(device, ':');
   size_t length = colon ? (size_t)(colon - device) : strlen(device);
   char *end = NULL;
@@ -36,9 +37,11 @@ Status backend_open(const char *device, Backend **out) {
     bool chosen = strlen(devices[i].name) == length && memcmp(devices[i].name, device, length) == 0;
     if (!chosen && (strcmp(device, "auto") != 0 || devices[i].count() == 0)) continue;
     if (index >= devices[i].count())
-      return fail(INVALID, "device \"%s\": this machine has %d of them; use --device cpu or another number", device,
-                  devices[i].count());
-    return devices[i].open((int)index, out);
+      return fail(INVALID, "device \"%s\": this machine has %d of them; use --device cpu or another number",
+                  device, devices[i].count());
+    *out = &devices[i];
+    *number = (int)index;
+    return OK;
   }
   return fail(INVALID, "device \"%s\" is not known to this build; use auto or cpu%s", device,
 #ifdef POPALM_CUDA
@@ -47,4 +50,19 @@ Status backend_open(const char *device, Backend **out) {
               " (for cuda, build where nvcc is installed)"
 #endif
   );
+}
+
+Status backend_open(const char *device, Backend **out) {
+  const Device *found;
+  int number;
+  TRY(find_device(device, &found, &number));
+  return found->open(number, out);
+}
+
+Status backend_kind(const char *device, const char **out) {
+  const Device *found;
+  int number;
+  TRY(find_device(device, &found, &number));
+  *out = found->name;
+  return OK;
 }

@@ -427,6 +427,9 @@ struct Backend {
 /* Opens the backend named by "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:n". */
 Status backend_open(const char *device, Backend **out) CHECKED;
 
+/* The kind of backend that device would open, without opening it: "cpu" or "cuda". */
+Status backend_kind(const char *device, const char **out) CHECKED;
+
 /* The implementations; each is one row of the table in backend.c. */
 Status cpu_backend_open(int index, Backend **out) CHECKED;
 #ifdef POPALM_CUDA

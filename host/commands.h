@@ -8,6 +8,9 @@
 
 Status command_data(Arena *arena, int argc, char **argv) CHECKED;
 Status command_devices(Arena *arena, int argc, char **argv) CHECKED;
+Status command_run(Arena *arena, int argc, char **argv) CHECKED;
+Status command_check(Arena *arena, int argc, char **argv) CHECKED;
+Status command_schema(Arena *arena, int argc, char **argv) CHECKED;
 Status command_version(Arena *arena, int argc, char **argv) CHECKED;
 
 #endif

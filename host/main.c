@@ -27,6 +27,9 @@ typedef struct Command {
 
 /* Group by group: the usage is printed in this order. */
 static const Command commands[] = {
+    {GROUP_RUN, "run", command_run, "run an experiment or its ablation; resumes and reuses"},
+    {GROUP_RUN, "check", command_check, "validate an experiment and print its plan"},
+    {GROUP_RUN, "schema", command_schema, "the keys of an experiment file, as JSON schema or as a page"},
     {GROUP_DATA, "data", command_data,
      "synth, stats, pairs, convert: data files made, audited and turned over"},
     {GROUP_MACHINE, "devices", command_devices, "backends, GPUs, memory, threads, libraries"},

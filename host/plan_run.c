@@ -1,0 +1,141 @@
+/* Runs the stages of a plan: one folder each, locked while it is computed, finished when stage.json is there.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "plan.h"
+#include "progress.h"
+#include "version.h"
+
+enum { WAIT_MICROSECONDS = 200000 };
+
+/* Locks the folder; another process's lock is waited for, and vanishes with that process. */
+static Status lock_folder(const PlanStage *stage, int *out) {
+  int fd = open(stage->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0)
+    return fail(FAILED, "%s: cannot be opened: %s; check the folder and its rights", stage->folder,
+                strerror(errno));
+  for (bool said = false; flock(fd, LOCK_EX | LOCK_NB) != 0; said = true) {
+    if (errno != EWOULDBLOCK && errno != EINTR) break; /* a file system without locks: go on without */
+    if (!said) progress_say("%s: another process computes it; waiting (%s)", stage->label, stage->folder);
+    usleep(WAIT_MICROSECONDS);
+    if (!interrupted) continue;
+    close(fd);
+    return fail(INTERRUPTED, "interrupted while waiting for %s; nothing was lost", stage->folder);
+  }
+  *out = fd;
+  return OK;
+}
+
+/* stage.json of a finished stage must be about this key: a damaged or foreign one is refused by name. */
+static Status check_finished(Arena *arena, const PlanStage *stage) {
+  Json json = {0};
+  const char *key = NULL;
+  Status status = json_read(arena, path_join(arena, stage->folder, "stage.json"), &json);
+  if (status == OK) status = json_get_string(&json, json.root, "key", &key);
+  if (status == OK && strcmp(key, stage->key) != 0)
+    status = fail(FAILED, "%s: its key is %s, not %s; remove the folder %s and run again", json.path, key,
+                  stage->key, stage->folder);
+  json_free(&json);
+  return status;
+}
+
+static void add_sections(cJSON *object, const Plan *plan, const PlanStage *stage) {
+  const Stage *row = &plan->table[stage->id];
+  const cJSON *resolved = plan->file->runs[stage->first_run].experiment.resolved;
+  cJSON *sections = cJSON_AddObjectToObject(object, "sections");
+  for (int i = 0; i < (int)(sizeof row->sections / sizeof *row->sections) && row->sections[i]; i++) {
+    const cJSON *at = resolved;
+    char path[128], *rest = path;
+    strncpy(path, row->sections[i], sizeof path - 1);
+    path[sizeof path - 1] = 0;
+    for (char *name; at && (name = strsep(&rest, "."));) at = cJSON_GetObjectItemCaseSensitive(at, name);
+    cJSON_AddItemToObject(sections, row->sections[i], at ? cJSON_Duplicate(at, true) : cJSON_CreateNull());
+  }
+}
+
+/* The marker of a finished stage, written last. */
+static Status write_marker(Arena *arena, const Plan *plan, const PlanStage *stage, const Backend *backend,
+                           double seconds) {
+  cJSON *object = cJSON_CreateObject();
+  cJSON_AddStringToObject(object, "stage", plan_stage_name(stage->id));
+  cJSON_AddNumberToObject(object, "format", STAGE_FORMAT);
+  cJSON_AddStringToObject(object, "key", stage->key);
+  add_sections(object, plan, stage);
+  cJSON *inputs = cJSON_AddObjectToObject(object, "inputs");
+  for (int i = 0; i < STAGE_COUNT; i++)
+    if (stage->input[i] >= 0)
+      cJSON_AddStringToObject(inputs, plan_stage_name((StageId)i), plan->stages[stage->input[i]].key);
+  cJSON_AddNumberToObject(object, "seconds", seconds);
+  cJSON_AddStringToObject(object, "commit", popalm_commit);
+  cJSON_AddStringToObject(object, "build", popalm_build);
+  if (backend) cJSON_AddStringToObject(object, "device", backend->device);
+  char *text = cJSON_Print(object);
+  Status status = file_write(path_join(arena, stage->folder, "stage.json"), text, strlen(text));
+  cJSON_free(text);
+  cJSON_Delete(object);
+  return status;
+}
+
+static Status call_stage(Plan *plan, PlanStage *stage, Backend *backend) {
+  const Experiment *experiment = &plan->file->runs[stage->first_run].experiment;
+  Arena arena = {0};
+  StageContext context = {.experiment = experiment,
+                          .arena = &arena,
+                          .folder = stage->folder,
+                          .train = experiment->data.train,
+                          .dev = experiment->data.dev,
+                          .pairs = experiment->data.pairs,
+                          .label = stage->label};
+  if (plan->table[stage->id].needs_backend) context.backend = backend;
+  for (int i = 0; i < STAGE_COUNT; i++)
+    if (stage->input[i] >= 0) context.input[i] = plan->stages[stage->input[i]].folder;
+  if (context.input[STAGE_WORLD]) {
+    context.train = path_join(&arena, context.input[STAGE_WORLD], "train.json");
+    context.dev = path_join(&arena, context.input[STAGE_WORLD], "dev.json");
+    context.pairs = path_join(&arena, context.input[STAGE_WORLD], "pairs.json");
+  }
+  double started = seconds_now();
+  Status status = plan->table[stage->id].run(&context);
+  if (status == OK) status = write_marker(&arena, plan, stage, context.backend, seconds_now() - started);
+  arena_free(&arena);
+  return status;
+}
+
+/* With the folder locked: what another process has finished meanwhile is taken. */
+static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, Backend **backend) {
+  if (file_exists(path_join(arena, stage->folder, "stage.json"))) {
+    progress_say("%s: cached (%s)", stage->label, stage->folder);
+    return check_finished(arena, stage);
+  }
+  if (interrupted)
+    return fail(INTERRUPTED, "interrupted before %s; the same command goes on from there", stage->label);
+  if (stage->started) progress_say("%s: resumes (%s)", stage->label, stage->folder);
+  if (plan->table[stage->id].needs_backend && !*backend)
+    TRY(backend_open(plan->file->runs[stage->first_run].experiment.device, backend));
+  return call_stage(plan, stage, *backend);
+}
+
+static Status run_stage(Arena *arena, Plan *plan, PlanStage *stage, Backend **backend) {
+  int lock = -1;
+  TRY(make_folders(stage->folder));
+  TRY(lock_folder(stage, &lock));
+  Status status = run_locked(arena, plan, stage, backend);
+  close(lock);
+  stage->finished = status == OK;
+  return status;
+}
+
+Status plan_run(Arena *arena, Plan *plan) {
+  Backend *backend = NULL;
+  Status status = plan_write_links(arena, plan);
+  for (int i = 0; i < plan->count && status == OK; i++)
+    status = run_stage(arena, plan, &plan->stages[i], &backend);
+  if (backend) backend->close(backend);
+  TRY(status);
+  return plan->until == STAGE_EVALUATE_PPO ? plan_write_results(arena, plan) : OK;
+}
