@@ -21,7 +21,8 @@ typedef struct Reading {
   Text bytes;       /* of all tokens */
   int32_t *by_text; /* [mask + 1] ids by hash of bytes, -1: empty; without added tokens */
   uint32_t mask;
-  unsigned char *used; /* [vocab_size] 0, BY_ADDED or BY_VOCAB */
+  int16_t byte_of[512]; /* of a stand-in character: byte + 1, 0: none */
+  unsigned char *used;  /* [vocab_size] 0, BY_ADDED or BY_VOCAB */
 } Reading;
 
 /* ---- writing ---- */
@@ -88,18 +89,13 @@ Text tokenizer_format(Arena *arena, const BpePair *pair, int count) {
 /* ---- reading ---- */
 
 /* Bytes of a token's stand-in spelling; false if a character stands for no byte. */
-static bool spell_bytes(const char *text, size_t length, unsigned char *out, size_t *out_length) {
-  static int16_t byte_of[512]; /* byte + 1, 0: none; the same whoever fills it first */
-  static _Atomic bool filled;
-  if (!filled) {
-    for (unsigned b = 0; b < 256; b++) byte_of[bpe_byte_char(b)] = (int16_t)(b + 1);
-    filled = true;
-  }
+static bool spell_bytes(const Reading *r, const char *text, size_t length, unsigned char *out,
+                        size_t *out_length) {
   size_t count = 0;
   for (size_t at = 0; at < length;) {
     uint32_t code = utf8_next(text, length, &at);
-    if (code >= 512 || !byte_of[code]) return false;
-    out[count++] = (unsigned char)(byte_of[code] - 1);
+    if (code >= 512 || !r->byte_of[code]) return false;
+    out[count++] = (unsigned char)(r->byte_of[code] - 1);
   }
   *out_length = count;
   return true;
@@ -159,7 +155,7 @@ static Status read_vocab(Reading *r, const cJSON *vocab) {
     if (length > room) bytes = NEW(r->arena, unsigned char, room = 2 * length);
     if (r->used[id] == BY_ADDED)
       continue; /* added tokens stand in the vocabulary too; their spelling is text */
-    if (length == 0 || !spell_bytes(item->string, length, bytes, &length))
+    if (length == 0 || !spell_bytes(r, item->string, length, bytes, &length))
       return fail(
           INVALID,
           "%s: the token \"%.40s\" is not in the byte-level alphabet; give a byte-level BPE tokenizer",
@@ -223,8 +219,8 @@ static Status read_merges(Reading *r, const cJSON *merges) {
     if (length[0] + length[1] > room)
       bytes = NEW(r->arena, unsigned char, room = 2 * (length[0] + length[1]));
     size_t first = 0, second = 0;
-    good = good && length[0] && length[1] && spell_bytes(side[0], length[0], bytes, &first) &&
-           spell_bytes(side[1], length[1], bytes + first, &second);
+    good = good && length[0] && length[1] && spell_bytes(r, side[0], length[0], bytes, &first) &&
+           spell_bytes(r, side[1], length[1], bytes + first, &second);
     if (good) {
       id[0] = *text_slot(r, bytes, first);
       id[1] = *text_slot(r, bytes + first, second);
@@ -373,6 +369,7 @@ Status tokenizer_parse(Arena *arena, const char *path, const char *text, size_t 
   t->json = text;
   t->json_length = length;
   Reading reading = {.arena = arena, .path = path, .t = t, .bytes = {.arena = arena}};
+  for (unsigned b = 0; b < 256; b++) reading.byte_of[bpe_byte_char(b)] = (int16_t)(b + 1);
   Status status = read_root(&reading, root);
   cJSON_Delete(root);
   if (status == OK) *out = t;
