@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/philox.h"
+#include "experiment.h"
 #include "testing.h"
 #include "world.h"
 #include "world_grammar.h"
@@ -359,6 +360,23 @@ static void settings_come_back_from_the_file_and_others_are_refused(void **state
   assert_int_equal(world_write(&settings, folder), INVALID);
 }
 
+static void an_experiment_has_the_same_defaults(void **state) {
+  (void)state;
+  const char *path = path_join(&arena, folder, "old.json"),
+             *text = "{\"name\": \"x\", \"data\": {\"synth\": {}}}";
+  assert_int_equal(file_write(path, text, strlen(text)), OK);
+  ExperimentFile file;
+  assert_int_equal(experiment_read(&arena, path, NULL, 0, &file), OK);
+  const WorldSettings *got = &file.runs[0].experiment.data.world, *wanted = &world_defaults;
+  assert_int_equal(got->seed, wanted->seed);
+  assert_int_equal(got->train_posts, wanted->train_posts);
+  assert_int_equal(got->dev_posts, wanted->dev_posts);
+  assert_int_equal(got->replies_per_post, wanted->replies_per_post);
+  assert_true(got->exposure_noise == wanted->exposure_noise && got->early_bird == wanted->early_bird);
+  assert_true(got->author_noise == wanted->author_noise && got->flip == wanted->flip);
+  experiment_free(&file);
+}
+
 static int setup(void **state) {
   (void)state;
   if (!mkdtemp(folder)) return 1;
@@ -393,6 +411,7 @@ int main(void) {
       cmocka_unit_test(default_noise_lets_an_oracle_reach_four_fifths),
       cmocka_unit_test(each_noise_alone_lowers_agreement_and_more_lowers_it_more),
       cmocka_unit_test(settings_come_back_from_the_file_and_others_are_refused),
+      cmocka_unit_test(an_experiment_has_the_same_defaults),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }
