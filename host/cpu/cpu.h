@@ -11,7 +11,7 @@
 
 /* Below so many elements of work a parallel region costs more than it saves; for
  * `#pragma omp parallel for if (work >= PARALLEL_FROM)`. Products count multiply-adds / 16. */
-enum { PARALLEL_FROM = 16384 };
+enum { PARALLEL_FROM = 32768 };
 
 /* Scratch memory of at least this many bytes, 64-byte aligned, not cleared, valid until the next call.
  * An operation that calls another (linear_backward uses it, linear does not) must not hold it meanwhile. */
