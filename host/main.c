@@ -9,6 +9,7 @@
 
 #include "base/text.h"
 #include "commands.h"
+#include "progress.h"
 
 typedef enum Group { GROUP_RUN, GROUP_DATA, GROUP_MACHINE } Group;
 
@@ -30,6 +31,7 @@ static const Command commands[] = {
     {GROUP_RUN, "run", command_run, "run an experiment or its ablation; resumes and reuses"},
     {GROUP_RUN, "check", command_check, "validate an experiment and print its plan"},
     {GROUP_RUN, "schema", command_schema, "the keys of an experiment file, as JSON schema or as a page"},
+    {GROUP_RUN, "report", command_report, "rebuild report.html from a run directory"},
     {GROUP_DATA, "data", command_data,
      "synth, stats, pairs, convert: data files made, audited and turned over"},
     {GROUP_MACHINE, "devices", command_devices, "backends, GPUs, memory, threads, libraries"},
@@ -118,7 +120,7 @@ int main(int argc, char **argv) {
   Status status = run_guarded(&arena, argc, argv);
   if (fflush(stdout) != 0 && status == OK)
     status = fail(FAILED, "popalm: the output could not be written; is the disk full?");
-  if (status != OK && *error_message()) fprintf(stderr, "%s\n", error_message());
+  if (status != OK && *error_message()) progress_say("%s", error_message());
   arena_free(&arena);
   return status;
 }

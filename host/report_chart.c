@@ -19,9 +19,8 @@ static double place(const Axis *axis, double value) {
 static Axis nice_axis(double low, double high, double from, double to, bool grow) {
   if (!(low <= high)) low = 0, high = 1;
   if (high - low < 1e-9 * fmax(1e-300, fabs(high))) {
-    double half = high == 0 ? 0.5 : fabs(high) * 0.1;
-    low -= half;
-    high += half;
+    low -= fabs(low) * 0.1;
+    high += high == 0 ? 1 : fabs(high) * 0.1;
   }
   double rough = (high - low) / TICKS, power = pow(10, floor(log10(rough))), part = rough / power;
   double step = power * (part < 1.5 ? 1 : part < 3.5 ? 2 : part < 7.5 ? 5 : 10);
@@ -38,8 +37,9 @@ static void print_tick(Text *page, double value, double step) {
     const char *suffix;
   } rows[] = {{1e9, "G"}, {1e6, "M"}, {1e3, "k"}};
   if (fabs(value) < step * 1e-6) value = 0;
-  if (step < 1e-4) {
-    text_print(page, value == 0 ? "0" : "%.1e", value);
+  if (step < 1e-3 && value != 0) { /* 2.5e-4 */
+    int power = (int)floor(log10(fabs(value)) + 1e-9);
+    text_print(page, "%.3ge%d", value / pow(10, power), power);
     return;
   }
   for (int i = 0; i < 3; i++)
@@ -129,7 +129,7 @@ void html_line_chart(Text *page, const LineChart *chart) {
 }
 
 void html_interval_chart(Text *page, const Interval *rows, int count) {
-  enum { ROW = 34, NAME = 104, WIDE = 560 };
+  enum { ROW = 32, NAME = 96, WIDE = 440 };
   double low = INFINITY, high = -INFINITY;
   for (int r = 0; r < count; r++) {
     low = fmin(low, fmin(rows[r].mean, rows[r].low)); /* fmin and fmax leave NaN out */

@@ -5,43 +5,44 @@
 #include "report_html.h"
 #include "report_sections.h"
 
-enum { BINS = 120, POINT_BINS = 40 };
+enum { BINS = 80, POINT_BINS = 40 };
 
 typedef struct ChartRow {
   const char *column, *title, *help;
   const char *held_out; /* a column drawn dashed in the same chart, or NULL */
+  bool folded;          /* shown when asked for */
 } ChartRow;
 
 static const ChartRow sft_rows[] = {
-    {"loss", "Loss", "a token of the reply; dashed: held out", "dev_loss"},
-    {"perplexity", "Perplexity", "of the replies; dashed: held out", "dev_perplexity"},
-    {"lr", "Learning rate", "", NULL},
-    {"grad_norm", "Gradient norm", "before clipping", NULL},
+    {"loss", "Loss", "a token of the reply; dashed: held out", "dev_loss", false},
+    {"perplexity", "Perplexity", "of the replies; dashed: held out", "dev_perplexity", false},
+    {"lr", "Learning rate", "", NULL, true},
+    {"grad_norm", "Gradient norm", "before clipping", NULL, true},
 };
 static const ChartRow reward_rows[] = {
-    {"loss", "Loss", "of the pairs", NULL},
-    {"accuracy", "Accuracy", "pairs of the batch ranked as their likes", NULL},
-    {"lr", "Learning rate", "", NULL},
-    {"grad_norm", "Gradient norm", "before clipping", NULL},
+    {"loss", "Loss", "of the pairs", NULL, false},
+    {"accuracy", "Accuracy", "pairs of the batch ranked as their likes", NULL, false},
+    {"lr", "Learning rate", "", NULL, true},
+    {"grad_norm", "Gradient norm", "before clipping", NULL, true},
 };
 static const ChartRow ppo_rows[] = {
-    {"reward", "Reward", "of all samples, the ROUGE term included", NULL},
-    {"reward_model", "Reward model", "its part of the reward; golden replies have mean 0", NULL},
-    {"rouge", "ROUGE term", "its part of the reward", NULL},
-    {"kl", "KL to the SFT model", "of a reply", NULL},
-    {"kl_coef", "KL coefficient", "β, adapted to the target", NULL},
-    {"entropy", "Entropy", "of the policy, a token", NULL},
-    {"kept_rank", "Kept by rank", "share of the samples", NULL},
-    {"kept_pace", "Kept by pace", "share of the samples", NULL},
-    {"lambda", "Pace λ", "what a sample has to reach", NULL},
-    {"reply_length", "Reply length", "tokens", NULL},
-    {"ended", "Replies that end", "share of the samples", NULL},
-    {"policy_loss", "Policy loss", "", NULL},
-    {"value_loss", "Value loss", "", NULL},
-    {"clip_fraction", "Clip fraction", "share of the tokens", NULL},
-    {"explained_variance", "Explained variance", "of the returns, by the critic", NULL},
-    {"advantage_std", "Spread of advantages", "before whitening", NULL},
-    {"skipped", "Skipped steps", "too few samples were left", NULL},
+    {"reward", "Reward", "of all samples, the ROUGE term included", NULL, false},
+    {"reward_model", "Reward model", "its part of the reward; golden replies have mean 0", NULL, false},
+    {"rouge", "ROUGE term", "its part of the reward", NULL, false},
+    {"kl", "KL to the SFT model", "of a reply", NULL, false},
+    {"kl_coef", "KL coefficient", "β, adapted to the target", NULL, true},
+    {"entropy", "Entropy", "of the policy, a token", NULL, false},
+    {"kept_rank", "Kept by rank", "share of the samples", NULL, false},
+    {"kept_pace", "Kept by pace", "share of the samples", NULL, false},
+    {"lambda", "Pace λ", "what a sample has to reach", NULL, false},
+    {"reply_length", "Reply length", "tokens", NULL, false},
+    {"ended", "Replies that end", "share of the samples", NULL, false},
+    {"policy_loss", "Policy loss", "", NULL, true},
+    {"value_loss", "Value loss", "", NULL, true},
+    {"clip_fraction", "Clip fraction", "share of the tokens", NULL, false},
+    {"explained_variance", "Explained variance", "of the returns, by the critic", NULL, true},
+    {"advantage_std", "Spread of advantages", "before whitening", NULL, true},
+    {"skipped", "Skipped steps", "too few samples were left", NULL, true},
 };
 
 static const struct StageRow {
@@ -190,8 +191,27 @@ static void add_other_charts(Text *page, const ReportData *data, const struct St
       known = known || strcmp(row->column, table->names[c]) == 0 ||
               (row->held_out && strcmp(row->held_out, table->names[c]) == 0);
     }
-    if (!known) add_chart(page, data, stage->stage, &(ChartRow){table->names[c], table->names[c], "", NULL});
+    if (!known)
+      add_chart(page, data, stage->stage, &(ChartRow){table->names[c], table->names[c], "", NULL, true});
   }
+}
+
+/* A stage's charts: the telling ones, then the others behind a click. */
+static void add_stage(Text *page, const ReportData *data, const struct StageRow *stage) {
+  text_print(page, "<h3>%s</h3><div class=\"charts\">", stage->title);
+  if (stage->stage == REPORT_PPO) add_reward_against_kl(page, data);
+  for (int i = 0; i < stage->count; i++)
+    if (!stage->rows[i].folded) add_chart(page, data, stage->stage, &stage->rows[i]);
+  text_print(page, "</div>");
+  Text more = {.arena = page->arena};
+  for (int i = 0; i < stage->count; i++)
+    if (stage->rows[i].folded) add_chart(&more, data, stage->stage, &stage->rows[i]);
+  add_other_charts(&more, data, stage);
+  if (more.length)
+    text_print(
+        page,
+        "<details class=\"more\"><summary>More curves</summary><div class=\"charts\">%s</div></details>\n",
+        more.data);
 }
 
 void report_curves(Text *page, const ReportData *data) {
@@ -199,10 +219,11 @@ void report_curves(Text *page, const ReportData *data) {
   bool any = false;
   for (int s = 0; s < REPORT_STAGES; s++) any = any || step_range(data, (ReportStageId)s, -1, &low, &high);
   if (!any) return;
-  text_print(page,
-             "<h2>Curves</h2><p class=\"soft\">Lines: means over the seeds of an arm, and over a few steps "
-             "where there are "
-             "many. Bands: from the lowest to the highest seed. A stage that arms share is drawn once.</p>");
+  text_print(
+      page,
+      "<section><h2>Curves</h2><p class=\"soft\">Lines: means over the seeds of an arm, and over a few steps "
+      "where there are many. Bands: from the lowest to the highest seed. A stage that arms share is drawn "
+      "once.</p>");
   if (data->arm_count > 1) {
     text_print(page, "<div class=\"legend\">");
     for (int a = 0; a < data->arm_count; a++) {
@@ -212,13 +233,7 @@ void report_curves(Text *page, const ReportData *data) {
     }
     text_print(page, "</div>");
   }
-  for (size_t s = 0; s < sizeof stage_rows / sizeof *stage_rows; s++) {
-    const struct StageRow *stage = &stage_rows[s];
-    if (!step_range(data, stage->stage, -1, &low, &high)) continue;
-    text_print(page, "<h3>%s</h3><div class=\"charts\">", stage->title);
-    if (stage->stage == REPORT_PPO) add_reward_against_kl(page, data);
-    for (int i = 0; i < stage->count; i++) add_chart(page, data, stage->stage, &stage->rows[i]);
-    add_other_charts(page, data, stage);
-    text_print(page, "</div>\n");
-  }
+  for (size_t s = 0; s < sizeof stage_rows / sizeof *stage_rows; s++)
+    if (step_range(data, stage_rows[s].stage, -1, &low, &high)) add_stage(page, data, &stage_rows[s]);
+  text_print(page, "</section>\n");
 }

@@ -6,7 +6,7 @@
 #include "report_html.h"
 #include "report_sections.h"
 
-enum { SHOWN = 6, FOLDED = 18, REPLIES = 3, GOLDEN = 2, COLUMNS = 7, SAMPLES = 8 };
+enum { SHOWN = 3, FOLDED = 21, REPLIES = 2, GOLDEN = 2, COLUMNS = 7, SAMPLES = 8 };
 
 static const cJSON *member(const cJSON *object, const char *key) {
   return cJSON_GetObjectItemCaseSensitive(object, key);

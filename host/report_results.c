@@ -26,6 +26,7 @@ ArmMetric arm_metric(Arena *arena, const ReportData *data, int arm, const char *
   if (out.count) out.mean = sum / out.count;
   for (int i = 0; i < out.count; i++) squares += (out.seeds[i] - out.mean) * (out.seeds[i] - out.mean);
   if (out.count > 1) out.deviation = sqrt(squares / (out.count - 1));
+  if (out.deviation < 1e-12 * fabs(out.mean)) out.deviation = 0; /* rounding of equal values */
   return out;
 }
 
@@ -65,8 +66,9 @@ void metric_label(Text *page, const char *metric) {
 }
 
 void arm_key(Text *page, const ReportData *data, int arm) {
-  text_print(page, "<i class=\"key c%d\"></i>", arm % 8);
+  text_print(page, "<span class=\"name\"><i class=\"key c%d\"></i>", arm % 8);
   html_text(page, data->arms[arm]);
+  text_print(page, "</span>");
 }
 
 /* The comparison of an arm on the primary metric, or NULL. */
@@ -215,8 +217,8 @@ static int list_metrics(const ReportData *data, const char *metrics[MAX_METRICS]
   metrics[count++] = primary_metric(data);
   for (int r = 0; r < data->run_count; r++)
     for (int which = 0; which < 2; which++) {
-      const cJSON *item;
-      cJSON_ArrayForEach(item, which ? data->runs[r].evaluate_ppo : data->runs[r].evaluate_sft) {
+      const cJSON *item, *metric_values = which ? data->runs[r].evaluate_ppo : data->runs[r].evaluate_sft;
+      cJSON_ArrayForEach(item, metric_values) {
         int at = 0;
         while (at < count && strcmp(metrics[at], item->string) != 0) at++;
         if (cJSON_IsNumber(item) && at == count && count < MAX_METRICS) metrics[count++] = item->string;

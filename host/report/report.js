@@ -58,3 +58,7 @@ document.querySelectorAll(".legend .arm").forEach((label) => {
   });
   label.replaceWith(button);
 });
+
+addEventListener("beforeprint", () => {
+  document.querySelectorAll("details.more").forEach((details) => { details.open = true; });
+});
