@@ -10,12 +10,10 @@ static const cJSON *member(const cJSON *object, const char *key) {
   return cJSON_GetObjectItemCaseSensitive(object, key);
 }
 
-/* What the run was made with: whatever of these the resolved experiment names. */
+/* What the run was made with: whatever of these experiment.json names. */
 static void add_facts(Text *page, const ReportData *data) {
-  static const char *const keys[] = {"version", "commit",    "git_commit", "build", "compiler",
-                                     "device",  "precision", "threads",    "host"};
-  const cJSON *places[] = {member(data->experiment, "environment"), member(data->experiment, "made_with"),
-                           data->experiment};
+  static const char *const keys[] = {"version", "commit", "build", "device", "precision"};
+  const cJSON *places[] = {member(data->experiment, "made_by"), data->experiment};
   text_print(page, "<ul class=\"facts\"><li>%d arm%s</li><li>%d run%s</li>", data->arm_count,
              data->arm_count == 1 ? "" : "s", data->run_count, data->run_count == 1 ? "" : "s");
   for (size_t k = 0; k < sizeof keys / sizeof *keys; k++)

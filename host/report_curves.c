@@ -5,7 +5,7 @@
 #include "report_html.h"
 #include "report_sections.h"
 
-enum { BINS = 80, POINT_BINS = 40 };
+enum { BINS = 80, POINT_BINS = 20 };
 
 typedef struct ChartRow {
   const char *column, *title, *help;
@@ -28,7 +28,7 @@ static const ChartRow reward_rows[] = {
 static const ChartRow ppo_rows[] = {
     {"reward", "Reward", "of all samples, the ROUGE term included", NULL, false},
     {"reward_model", "Reward model", "its part of the reward; golden replies have mean 0", NULL, false},
-    {"rouge", "ROUGE term", "its part of the reward", NULL, false},
+    {"enhancement", "ROUGE term", "its part of the reward", NULL, false},
     {"kl", "KL to the SFT model", "of a reply", NULL, false},
     {"kl_coef", "KL coefficient", "β, adapted to the target", NULL, true},
     {"entropy", "Entropy", "of the policy, a token", NULL, false},
@@ -42,7 +42,7 @@ static const ChartRow ppo_rows[] = {
     {"clip_fraction", "Clip fraction", "share of the tokens", NULL, false},
     {"explained_variance", "Explained variance", "of the returns, by the critic", NULL, true},
     {"advantage_std", "Spread of advantages", "before whitening", NULL, true},
-    {"skipped", "Skipped steps", "too few samples were left", NULL, true},
+    {"skipped", "Skipped steps", "so far; too few samples were left", NULL, true},
 };
 
 static const struct StageRow {

@@ -111,17 +111,17 @@ Status report_replies(Text *page, ReportData *data) {
 }
 
 static void add_sample(Text *page, const cJSON *row) {
-  const cJSON *kept = member(row, "kept"), *why = member(row, "why");
-  bool was_kept = cJSON_IsTrue(kept) || (cJSON_IsNumber(kept) && kept->valuedouble != 0);
+  const char *fate = text_of(member(row, "fate"));
   text_print(page, "<tr><th>%.0f</th><td class=\"text\">", json_number(row, "step"));
   html_text(page, text_of(member(row, "post")));
   text_print(page, "</td><td class=\"text\">");
   html_text(page, text_of(member(row, "reply")));
   text_print(page, "</td><td>");
   html_number(page, json_number(row, "reward"));
-  text_print(page, "</td><td class=\"%s\">%s</td><td>", was_kept ? "good" : "bad",
-             was_kept ? "kept" : "left out");
-  html_text(page, text_of(why));
+  text_print(page, "</td><td>");
+  html_number(page, json_number(row, "prob"));
+  text_print(page, "</td><td%s>", strcmp(fate, "kept") == 0 ? " class=\"good\"" : "");
+  html_text(page, fate);
   text_print(page, "</td></tr>");
 }
 
@@ -146,7 +146,7 @@ Status report_training_samples(Text *page, ReportData *data) {
     arm_key(page, data, run->arm_index);
     text_print(page,
                "</summary><div class=\"scroll\"><table><thead><tr><th>Step</th><th>Post</th><th>Reply</th>"
-               "<th>Reward</th><th></th><th>Why</th></tr></thead><tbody>");
+               "<th>Reward</th><th>Probability</th><th>Curriculum</th></tr></thead><tbody>");
     int shown = count < SAMPLES ? count : SAMPLES;
     for (int i = 0; i < shown; i++)
       add_sample(page,

@@ -48,7 +48,9 @@ void metric_label(Text *page, const char *metric) {
               {"rouge_l", "ROUGE-L"},
               {"bleu_4", "BLEU-4"},
               {"distinct_1", "Distinct-1"},
-              {"distinct_2", "Distinct-2"}};
+              {"distinct_2", "Distinct-2"},
+              {"reply_length", "Reply length"},
+              {"ended", "Replies that end"}};
   const char *at = strchr(metric, '@');
   size_t length = at ? (size_t)(at - metric) : strlen(metric);
   const char *label = NULL;
@@ -67,7 +69,8 @@ void metric_label(Text *page, const char *metric) {
 
 void arm_key(Text *page, const ReportData *data, int arm) {
   text_print(page, "<span class=\"name\"><i class=\"key c%d\"></i>", arm % 8);
-  html_text(page, data->arms[arm]);
+  bool only = data->arm_count == 1 && strcmp(data->arms[arm], "main") == 0;
+  html_text(page, only ? "PPO" : data->arms[arm]);
   text_print(page, "</span>");
 }
 
@@ -126,8 +129,8 @@ static void add_significance(Text *page, const cJSON *comparison, int seeds) {
   text_print(page, "%s, paired over %d seeds).", isnan(holm) ? "" : " after Holm's correction", seeds);
 }
 
-static void add_interval(Text *page, const cJSON *comparison) {
-  const cJSON *interval = member(comparison, "ci95");
+static void add_interval(Text *page, const cJSON *comparison, const char *key) {
+  const cJSON *interval = member(comparison, key);
   const cJSON *low = cJSON_GetArrayItem(interval, 0), *high = cJSON_GetArrayItem(interval, 1);
   if (!cJSON_IsNumber(low) || !cJSON_IsNumber(high)) return;
   text_print(page, " <small>[");
@@ -145,7 +148,7 @@ static void answer_of_arms(Text *page, const ReportData *data, const char *metri
   text_print(page, "</b> has the highest mean: <b>");
   html_number(page, value.mean);
   text_print(page, "</b>");
-  add_interval(page, comparison_of(data, data->arms[best]));
+  add_interval(page, comparison_of(data, data->arms[best]), "ci95");
   if (best == baseline) { /* then the nearest of the others is what it is compared with */
     double nearest = -INFINITY;
     for (int a = 0; a < data->arm_count; a++) {
@@ -297,12 +300,14 @@ static void add_comparisons(Text *page, const ReportData *data, int arms) {
     arm_key(page, data, a);
     text_print(page, "</th><td>");
     html_number(page, arm_metric(page->arena, data, a, primary_metric(data)).mean);
-    add_interval(page, entry);
-    static const char *const keys[] = {"difference", "p_value", "p_holm"};
-    for (int k = 0; k < 3; k++) {
-      text_print(page, "</td><td>");
-      html_number(page, json_number(entry, keys[k]));
-    }
+    add_interval(page, entry, "ci95");
+    text_print(page, "</td><td>");
+    html_number(page, json_number(entry, "difference"));
+    add_interval(page, entry, "difference_ci95");
+    text_print(page, "</td><td>");
+    html_number(page, json_number(entry, "p_value"));
+    text_print(page, "</td><td>");
+    html_number(page, json_number(entry, "p_holm"));
     text_print(page, "</td></tr>");
   }
   text_print(page, "</tbody></table></div>\n");
