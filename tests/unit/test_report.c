@@ -41,15 +41,15 @@ static int empty_root(void **state) {
 static void put(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static void put(const char *name, const char *format, ...) {
   Arena arena = {0};
-  char *text;
-  va_list args;
-  va_start(args, format);
-  assert_true(vasprintf(&text, format, args) >= 0);
-  va_end(args);
   const char *path = path_join(&arena, root, name);
   assert_int_equal(make_folders(path_folder(&arena, path)), OK);
-  assert_int_equal(file_write(path, text, strlen(text)), OK);
-  free(text);
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  va_list args;
+  va_start(args, format);
+  vfprintf(file, format, args);
+  va_end(args);
+  fclose(file);
   arena_free(&arena);
 }
 
