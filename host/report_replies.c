@@ -145,7 +145,8 @@ Status report_training_samples(Text *page, ReportData *data) {
     text_print(page, "<details%s><summary>", data->arm_count == 1 ? " open" : "");
     arm_key(page, data, run->arm_index);
     text_print(page,
-               "</summary><div class=\"scroll\"><table><thead><tr><th>Step</th><th>Post</th><th>Reply</th>"
+               "</summary><div class=\"scroll\"><table><thead><tr><th>Step</th><th "
+               "class=\"text\">Post</th><th class=\"text\">Reply</th>"
                "<th>Reward</th><th>Probability</th><th>Curriculum</th></tr></thead><tbody>");
     int shown = count < SAMPLES ? count : SAMPLES;
     for (int i = 0; i < shown; i++)
