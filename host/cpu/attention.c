@@ -1,67 +1,124 @@
-/* Causal self-attention by blocks with a running softmax (Dao et al. 2022, Dao 2023): a block of
- * QUERIES rows against up to KEYS keys at a time, so that no T x T matrix is ever stored. Short rows
- * (T <= KEYS) need one pass only. The products are single-threaded BLAS calls on blocks; the threads
- * share out (sequence, head) pairs, each of which writes its own part of the output, so the number of
- * threads changes nothing. */
-#include <cblas.h>
+/* Causal self-attention by blocks with a running softmax (Dao et al. 2022, Dao 2023): QUERIES rows
+ * against up to KEYS keys at a time, so that no T x T matrix is ever stored. The threads share out
+ * (sequence, key-value head) pairs; each copies its head's rows into padded scratch memory, works there,
+ * and writes its own part of the output, so the number of threads changes nothing. */
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "cpu/cpu.h"
 #include "cpu/simd.h"
+#include "cpu/tile.h"
 
-enum { QUERIES = 64, KEYS = 256 };
+enum {
+  QUERIES = 48, /* TILE_ROWS * 8 */
+  PANEL = 64,   /* keys of a transposed panel: what one tile reads at each step of depth */
+  KEYS = 192    /* 3 panels; scores of a block of queries fit the first-level cache */
+};
 _Static_assert(KEYS % QUERIES == 0,
                "a block of keys that begins inside a block of queries would mask whole rows");
-
-/* One head of one sequence: where its rows begin in the packed tensors. */
-typedef struct Head {
-  const float *q, *k, *v; /* row stride `stride` */
-  int length, stride, dim;
-  float scale;
-} Head;
-
-static Head head_of(const Sequences *s, const float *qkv, int b, int h, int heads, int kv_heads, int dim) {
-  int kv = h / (heads / kv_heads), stride = (heads + 2 * kv_heads) * dim;
-  const float *row = qkv + (size_t)s->cu_seqlens[b] * stride;
-  return (Head){.q = row + h * dim,
-                .k = row + (heads + kv) * dim,
-                .v = row + (heads + kv_heads + kv) * dim,
-                .length = s->cu_seqlens[b + 1] - s->cu_seqlens[b],
-                .stride = stride,
-                .dim = dim,
-                .scale = 1 / sqrtf((float)dim)};
-}
+_Static_assert(KEYS % PANEL == 0 && PANEL % TILE_PAD == 0 && QUERIES % TILE_ROWS == 0,
+               "blocks are whole tiles");
 
 static int smaller(int a, int b) { return a < b ? a : b; }
+static int padded(int n, int to) { return (n + to - 1) / to * to; }
 
-/* c[m, n] = alpha a[m, dim] bt[dim, n] */
-static void rows_times_rows(const float *a, int lda, const float *b, int ldb, int m, int n, int dim,
-                            float alpha, float *c) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, dim, alpha, a, lda, b, ldb, 0, c, KEYS);
+/* One head of one sequence where it lies: rows of dim floats, `stride` apart. */
+typedef struct Rows {
+  const float *first;
+  int count, dim;
+  size_t stride;
+} Rows;
+
+static Rows rows_of(const Sequences *s, const float *packed, int b, int head, int heads, int dim) {
+  size_t stride = (size_t)heads * dim;
+  return (Rows){.first = packed + (size_t)s->cu_seqlens[b] * stride + (size_t)head * dim,
+                .count = s->cu_seqlens[b + 1] - s->cu_seqlens[b],
+                .dim = dim,
+                .stride = stride};
 }
 
-/* c[m, dim] = beta c + p[m, n] b[n, dim] */
-static void block_times_rows(const float *p, const float *b, int ldb, int m, int n, int dim, float beta,
-                             float *c, int ldc) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, dim, n, 1, p, KEYS, b, ldb, beta, c, ldc);
+/* A head's rows lie far apart, where the hardware foresees nothing: asks for the row AHEAD of t. */
+static void prefetch_row(const Rows *r, int t) {
+  enum { AHEAD = 8, LINE = 16 };
+  if (t + AHEAD >= r->count) return;
+  const float *row = r->first + (size_t)(t + AHEAD) * r->stride;
+  for (int c = 0; c < r->dim; c += LINE) __builtin_prefetch(row + c);
 }
 
-/* c[n, dim] += pt[n, m] b[m, dim] */
-static void add_transposed(const float *p, const float *b, int ldb, int m, int n, int dim, float *c,
-                           int ldc) {
-  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, n, dim, m, 1, p, KEYS, b, ldb, 1, c, ldc);
+/* to[count, pad], the columns from dim on 0 */
+static void copy_rows(const Rows *r, int pad, float *to) {
+  for (int t = 0; t < r->count; t++, to += pad) {
+    prefetch_row(r, t);
+    memcpy(to, r->first + (size_t)t * r->stride, (size_t)r->dim * sizeof *to);
+    memset(to + r->dim, 0, (size_t)(pad - r->dim) * sizeof *to);
+  }
+}
+
+/* to[panel][dim][PANEL], keys from count on 0 */
+static void transpose_rows(const Rows *r, float *to) {
+  for (int from = 0; from < r->count; from += PANEL, to += (size_t)r->dim * PANEL) {
+    int count = smaller(PANEL, r->count - from);
+    if (count < PANEL) memset(to, 0, (size_t)r->dim * PANEL * sizeof *to);
+    for (int t = 0; t < count; t++) {
+      const float *row = r->first + (size_t)(from + t) * r->stride;
+      prefetch_row(r, from + t);
+      for (int c = 0; c < r->dim; c++) to[(size_t)c * PANEL + t] = row[c];
+    }
+  }
+}
+
+/* s[m, n] = rows[m, dim] times keys k0 .. k0+n-1 of the panels; n is rounded up to whole vectors. */
+static void multiply_panels(const float *rows, size_t stride, const float *panels, int dim, int m, int k0,
+                            int n, float *s) {
+  for (int j = 0; j < n; j += PANEL)
+    tile_product(&(TileProduct){.a = rows,
+                                .row_step = stride,
+                                .depth_step = 1,
+                                .b = panels + (size_t)(k0 + j) * dim,
+                                .ldb = PANEL,
+                                .c = s + j,
+                                .ldc = KEYS,
+                                .m = m,
+                                .n = padded(smaller(PANEL, n - j), TILE_PAD),
+                                .depth = dim});
+}
+
+/* out[m, pad] (+)= p[m, n] rows[n, pad] */
+static void multiply_rows(const float *p, const float *rows, int pad, int m, int n, bool add, float *out) {
+  tile_product(&(TileProduct){.a = p,
+                              .row_step = KEYS,
+                              .depth_step = 1,
+                              .b = rows,
+                              .ldb = (size_t)pad,
+                              .c = out,
+                              .ldc = (size_t)pad,
+                              .m = m,
+                              .n = pad,
+                              .depth = n,
+                              .add = add});
+}
+
+/* out[n, pad] += pt[n, m] rows[m, pad] */
+static void add_transposed(const float *p, const float *rows, int pad, int m, int n, float *out) {
+  tile_product(&(TileProduct){.a = p,
+                              .row_step = 1,
+                              .depth_step = KEYS,
+                              .b = rows,
+                              .ldb = (size_t)pad,
+                              .c = out,
+                              .ldc = (size_t)pad,
+                              .m = n,
+                              .n = pad,
+                              .depth = m,
+                              .add = true});
 }
 
 /* Rows of scores are worked on in whole vectors, what is masked by a select: most rows are short, and
- * a remainder one by one would cost more than the rest. Room for it is there: KEYS is a multiple. */
-enum { VECTOR = 16 };
-
-static int whole_vectors(int n) { return (n + VECTOR - 1) / VECTOR * VECTOR; }
-
+ * a remainder one by one would cost more than the rest. Room for it is there. */
 static float max_row(const float *s, int seen) {
   float top = -INFINITY;
-  int end = whole_vectors(seen);
+  int end = padded(seen, TILE_PAD);
 #pragma omp simd reduction(max : top)
   for (int j = 0; j < end; j++) {
     float x = j < seen ? s[j] : -INFINITY;
@@ -70,13 +127,13 @@ static float max_row(const float *s, int seen) {
   return top;
 }
 
-/* Turns a row of scores into exp(score - top), the n - seen masked ones into 0; returns the sum. */
-static float exp_row(float *s, int seen, int n, float top) {
+/* Turns a row of scores into exp(scale (score - top)), the n - seen masked ones into 0; returns the sum. */
+static float exp_row(float *s, int seen, int n, float top, float scale) {
   float sum = 0;
-  int end = whole_vectors(seen);
+  int end = padded(seen, TILE_PAD);
 #pragma omp simd reduction(+ : sum)
   for (int j = 0; j < end; j++) {
-    float e = fast_exp(s[j] - top);
+    float e = fast_exp(scale * (s[j] - top));
     s[j] = j < seen ? e : 0;
     sum += s[j];
   }
@@ -84,130 +141,166 @@ static float exp_row(float *s, int seen, int n, float top) {
   return sum;
 }
 
-/* p = exp(scores - lse) and ds = scale p (dp - delta), in place of the scores and of dp; masked: 0. */
+/* p = exp(scale score - lse) and ds = scale p (dp - delta), in place of the scores and of dp; masked: 0. */
 static void gradient_row(float *p, float *ds, int seen, int n, float lse, float delta, float scale) {
-  int end = whole_vectors(seen);
+  int end = padded(seen, TILE_PAD);
 #pragma omp simd
   for (int j = 0; j < end; j++) {
-    float e = fast_exp(p[j] - lse), d = scale * e * (ds[j] - delta);
+    float e = fast_exp(scale * p[j] - lse), d = scale * e * (ds[j] - delta);
     p[j] = j < seen ? e : 0;
     ds[j] = j < seen ? d : 0;
   }
   for (int j = end; j < n; j++) p[j] = ds[j] = 0;
 }
 
-/* Rows q0 .. q0+m-1 of one head; out has row stride ldo, lse is the head's. */
-static void forward_block(const Head *h, int q0, int m, float *out, int ldo, float *lse) {
+/* Scratch memory of one thread, each part for `rows` rows of `pad` floats. */
+enum { KT, V, BLOCK, FORWARD_PARTS, VT = FORWARD_PARTS, K, Q, DOUT, DK, DV, BACKWARD_PARTS };
+
+typedef struct Scratch {
+  float *part[BACKWARD_PARTS];
+  int pad; /* head_dim in whole vectors */
+} Scratch;
+
+static size_t part_size(int max_len, int dim) {
+  return (size_t)padded(max_len > QUERIES ? max_len : QUERIES, PANEL) * padded(dim, TILE_PAD);
+}
+
+static Scratch scratch_of(float *workspace, int parts, int max_len, int dim) {
+  Scratch s = {.pad = padded(dim, TILE_PAD)};
+  float *own = workspace + (size_t)omp_get_thread_num() * parts * part_size(max_len, dim);
+  for (int i = 0; i < parts; i++) s.part[i] = own + (size_t)i * part_size(max_len, dim);
+  return s;
+}
+
+/* Rows q0 .. q0+m-1 of one query head against the keys and values in scratch; out and lse are the head's. */
+static void forward_block(const Rows *q, const Scratch *w, int q0, int m, float *out, size_t ldo,
+                          float *lse) {
   _Alignas(64) float s[QUERIES * KEYS];
-  float top[QUERIES], sum[QUERIES];
+  float top[QUERIES], sum[QUERIES], *o = w->part[BLOCK], scale = 1 / sqrtf((float)q->dim);
   int keys = q0 + m;
   for (int k0 = 0; k0 < keys; k0 += KEYS) {
     int n = smaller(KEYS, keys - k0);
-    rows_times_rows(h->q + (size_t)q0 * h->stride, h->stride, h->k + (size_t)k0 * h->stride, h->stride, m, n,
-                    h->dim, h->scale, s);
+    multiply_panels(q->first + (size_t)q0 * q->stride, q->stride, w->part[KT], q->dim, m, k0, n, s);
     for (int i = 0; i < m; i++) {
       int seen = smaller(n, q0 + i + 1 - k0);
-      float *row = s + (size_t)i * KEYS;
-      float before = k0 ? top[i] : -INFINITY;
+      float *row = s + (size_t)i * KEYS, before = k0 ? top[i] : -INFINITY;
       top[i] = fmaxf(before, max_row(row, seen));
-      float added = exp_row(row, seen, n, top[i]);
-      float shrink = k0 ? expf(before - top[i]) : 0;
+      float added = exp_row(row, seen, n, top[i], scale);
+      float shrink = k0 ? expf(scale * (before - top[i])) : 0;
       sum[i] = k0 ? sum[i] * shrink + added : added;
       if (k0 && shrink != 1)
-        for (int c = 0; c < h->dim; c++) out[(size_t)i * ldo + c] *= shrink;
+        for (int c = 0; c < w->pad; c++) o[(size_t)i * w->pad + c] *= shrink;
     }
-    block_times_rows(s, h->v + (size_t)k0 * h->stride, h->stride, m, n, h->dim, k0 ? 1 : 0, out, ldo);
+    multiply_rows(s, w->part[V] + (size_t)k0 * w->pad, w->pad, m, n, k0 > 0, o);
   }
   for (int i = 0; i < m; i++) {
     float inverse = 1 / sum[i];
-    for (int c = 0; c < h->dim; c++) out[(size_t)i * ldo + c] *= inverse;
-    if (lse) lse[q0 + i] = top[i] + logf(sum[i]);
+    for (int c = 0; c < q->dim; c++) out[(size_t)(q0 + i) * ldo + c] = o[(size_t)i * w->pad + c] * inverse;
+    if (lse) lse[q0 + i] = scale * top[i] + logf(sum[i]);
   }
 }
 
 void cpu_attention(Backend *backend, const Attention *a) {
-  (void)backend;
   const Sequences *s = &a->sequences;
-  int blocks = (s->max_len + QUERIES - 1) / QUERIES, ldo = a->heads * a->head_dim;
-  /* The last blocks of a sequence are the longest work: first. */
-#pragma omp parallel for collapse(3) schedule(dynamic)
-  for (int last = 0; last < blocks; last++)
-    for (int b = 0; b < s->count; b++)
-      for (int h = 0; h < a->heads; h++) {
-        Head head = head_of(s, a->qkv, b, h, a->heads, a->kv_heads, a->head_dim);
-        int q0 = (blocks - 1 - last) * QUERIES;
-        if (q0 >= head.length) continue;
-        size_t first = (size_t)s->cu_seqlens[b];
-        forward_block(&head, q0, smaller(QUERIES, head.length - q0),
-                      (float *)a->out + (first + q0) * ldo + (size_t)h * a->head_dim, ldo,
-                      a->lse ? a->lse + (size_t)h * s->tokens + first : NULL);
-      }
-}
-
-/* The gradients of one block of queries against one block of keys:
- *   p = exp(scale q kt - lse), dp = dout vt, ds = scale p (dp - delta)
- *   dv += pt dout, dk += dst q, dq (+)= ds k */
-typedef struct Gradient {
-  const float *dout;   /* first row of the head, row stride ldo */
-  const float *lse;    /* of the head */
-  float *dq, *dk, *dv; /* first rows of the head, row stride as in Head */
-  int ldo;
-} Gradient;
-
-static void backward_block(const Head *h, const Gradient *g, int q0, int m, int k0, int n,
-                           const float *delta) {
-  _Alignas(64) float p[QUERIES * KEYS], ds[QUERIES * KEYS];
-  const float *q = h->q + (size_t)q0 * h->stride, *k = h->k + (size_t)k0 * h->stride;
-  const float *dout = g->dout + (size_t)q0 * g->ldo;
-  rows_times_rows(q, h->stride, k, h->stride, m, n, h->dim, h->scale, p);
-  rows_times_rows(dout, g->ldo, h->v + (size_t)k0 * h->stride, h->stride, m, n, h->dim, 1, ds);
-  for (int i = 0; i < m; i++) {
-    int seen = smaller(n, q0 + i + 1 - k0);
-    gradient_row(p + (size_t)i * KEYS, ds + (size_t)i * KEYS, seen, n, g->lse[q0 + i], delta[i], h->scale);
-  }
-  add_transposed(p, dout, g->ldo, m, n, h->dim, g->dv + (size_t)k0 * h->stride, h->stride);
-  add_transposed(ds, q, h->stride, m, n, h->dim, g->dk + (size_t)k0 * h->stride, h->stride);
-  block_times_rows(ds, k, h->stride, m, n, h->dim, k0 ? 1 : 0, g->dq + (size_t)q0 * h->stride, h->stride);
-}
-
-/* All rows of one query head; dk and dv are added to. out: first row of the head. */
-static void backward_head(const Head *h, const Gradient *g, const float *out) {
-  for (int q0 = 0; q0 < h->length; q0 += QUERIES) {
-    int m = smaller(QUERIES, h->length - q0);
-    float delta[QUERIES];
-    for (int i = 0; i < m; i++) {
-      const float *o = out + (size_t)(q0 + i) * g->ldo, *d = g->dout + (size_t)(q0 + i) * g->ldo;
-      delta[i] = simd_dot(o, d, h->dim);
-    }
-    for (int k0 = 0; k0 < q0 + m; k0 += KEYS)
-      backward_block(h, g, q0, m, k0, smaller(KEYS, q0 + m - k0), delta);
-  }
-}
-
-void cpu_attention_backward(Backend *backend, const AttentionBackward *a) {
-  (void)backend;
-  const Sequences *s = &a->sequences;
-  int group = a->heads / a->kv_heads, ldo = a->heads * a->head_dim;
+  int group = a->heads / a->kv_heads, all = a->heads + 2 * a->kv_heads, dim = a->head_dim;
+  size_t ldo = (size_t)a->heads * dim;
+  float *workspace = cpu_workspace(
+      backend, omp_get_max_threads() * FORWARD_PARTS * part_size(s->max_len, dim) * sizeof *workspace);
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (int b = 0; b < s->count; b++)
     for (int kv = 0; kv < a->kv_heads; kv++) {
-      size_t first = (size_t)s->cu_seqlens[b];
+      Scratch w = scratch_of(workspace, FORWARD_PARTS, s->max_len, dim);
+      Rows k = rows_of(s, a->qkv, b, a->heads + kv, all, dim);
+      Rows v = rows_of(s, a->qkv, b, a->heads + a->kv_heads + kv, all, dim);
+      transpose_rows(&k, w.part[KT]);
+      copy_rows(&v, w.pad, w.part[V]);
       for (int h = kv * group; h < (kv + 1) * group; h++) {
-        Head head = head_of(s, a->qkv, b, h, a->heads, a->kv_heads, a->head_dim);
-        const float *qkv = a->qkv;
-        float *dqkv = a->dqkv;
-        Gradient g = {.dout = (const float *)a->dout + first * ldo + (size_t)h * a->head_dim,
-                      .lse = a->lse + (size_t)h * s->tokens + first,
-                      .dq = dqkv + (head.q - qkv),
-                      .dk = dqkv + (head.k - qkv),
-                      .dv = dqkv + (head.v - qkv),
-                      .ldo = ldo};
-        if (h == kv * group)
-          for (int t = 0; t < head.length; t++) {
-            memset(g.dk + (size_t)t * head.stride, 0, (size_t)head.dim * sizeof(float));
-            memset(g.dv + (size_t)t * head.stride, 0, (size_t)head.dim * sizeof(float));
-          }
-        backward_head(&head, &g, (const float *)a->out + first * ldo + (size_t)h * a->head_dim);
+        Rows q = rows_of(s, a->qkv, b, h, all, dim);
+        size_t first = (size_t)s->cu_seqlens[b];
+        for (int q0 = 0; q0 < q.count; q0 += QUERIES)
+          forward_block(&q, &w, q0, smaller(QUERIES, q.count - q0),
+                        (float *)a->out + first * ldo + (size_t)h * dim, ldo,
+                        a->lse ? a->lse + (size_t)h * s->tokens + first : NULL);
       }
+    }
+}
+
+/* One block of queries of one head: q, dout in scratch are this head's.
+ *   p = exp(scale q kt - lse), dp = dout vt, ds = scale p (dp - delta)
+ *   dv += pt dout, dk += dst q, dq = ds k; dq goes to its place in dqkv */
+static void backward_block(const Scratch *w, int dim, int q0, int m, const float *lse, const float *delta,
+                           float *dq, size_t stride) {
+  _Alignas(64) float p[QUERIES * KEYS], ds[QUERIES * KEYS];
+  float *block = w->part[BLOCK], scale = 1 / sqrtf((float)dim);
+  const float *q = w->part[Q] + (size_t)q0 * w->pad, *dout = w->part[DOUT] + (size_t)q0 * w->pad;
+  for (int k0 = 0; k0 < q0 + m; k0 += KEYS) {
+    int n = smaller(KEYS, q0 + m - k0);
+    size_t at = (size_t)k0 * w->pad;
+    multiply_panels(q, (size_t)w->pad, w->part[KT], dim, m, k0, n, p);
+    multiply_panels(dout, (size_t)w->pad, w->part[VT], dim, m, k0, n, ds);
+    for (int i = 0; i < m; i++)
+      gradient_row(p + (size_t)i * KEYS, ds + (size_t)i * KEYS, smaller(n, q0 + i + 1 - k0), n, lse[q0 + i],
+                   delta[i], scale);
+    add_transposed(p, dout, w->pad, m, n, w->part[DV] + at);
+    add_transposed(ds, q, w->pad, m, n, w->part[DK] + at);
+    multiply_rows(ds, w->part[K] + at, w->pad, m, n, k0 > 0, block);
+  }
+  for (int i = 0; i < m; i++)
+    memcpy(dq + (size_t)(q0 + i) * stride, block + (size_t)i * w->pad, (size_t)dim * sizeof *dq);
+}
+
+/* All rows of one query head; dk and dv in scratch are added to. */
+static void backward_head(const Scratch *w, const Rows *q, const Rows *out, const Rows *dout,
+                          const float *lse, float *dq) {
+  copy_rows(q, w->pad, w->part[Q]);
+  copy_rows(dout, w->pad, w->part[DOUT]);
+  for (int q0 = 0; q0 < q->count; q0 += QUERIES) {
+    int m = smaller(QUERIES, q->count - q0);
+    float delta[QUERIES];
+    for (int i = 0; i < m; i++)
+      delta[i] = simd_dot(out->first + (size_t)(q0 + i) * out->stride,
+                          dout->first + (size_t)(q0 + i) * dout->stride, q->dim);
+    backward_block(w, q->dim, q0, m, lse, delta, dq, q->stride);
+  }
+}
+
+static void write_rows(const float *from, int pad, const Rows *shape, float *to) {
+  for (int t = 0; t < shape->count; t++)
+    memcpy(to + (size_t)t * shape->stride, from + (size_t)t * pad, (size_t)shape->dim * sizeof *to);
+}
+
+/* All query heads of one key-value head of one sequence. */
+static void backward_kv_head(const AttentionBackward *a, const Scratch *w, int b, int kv) {
+  const Sequences *s = &a->sequences;
+  const float *qkv = a->qkv;
+  float *dqkv = a->dqkv;
+  int group = a->heads / a->kv_heads, all = a->heads + 2 * a->kv_heads, dim = a->head_dim;
+  Rows k = rows_of(s, qkv, b, a->heads + kv, all, dim);
+  Rows v = rows_of(s, qkv, b, a->heads + a->kv_heads + kv, all, dim);
+  transpose_rows(&k, w->part[KT]);
+  transpose_rows(&v, w->part[VT]);
+  copy_rows(&k, w->pad, w->part[K]);
+  memset(w->part[DK], 0, (size_t)k.count * w->pad * sizeof(float));
+  memset(w->part[DV], 0, (size_t)k.count * w->pad * sizeof(float));
+  for (int h = kv * group; h < (kv + 1) * group; h++) {
+    Rows q = rows_of(s, qkv, b, h, all, dim);
+    Rows out = rows_of(s, a->out, b, h, a->heads, dim), dout = rows_of(s, a->dout, b, h, a->heads, dim);
+    backward_head(w, &q, &out, &dout, a->lse + (size_t)h * s->tokens + s->cu_seqlens[b],
+                  dqkv + (q.first - qkv));
+  }
+  write_rows(w->part[DK], w->pad, &k, dqkv + (k.first - qkv));
+  write_rows(w->part[DV], w->pad, &v, dqkv + (v.first - qkv));
+}
+
+void cpu_attention_backward(Backend *backend, const AttentionBackward *a) {
+  const Sequences *s = &a->sequences;
+  int dim = a->head_dim;
+  float *workspace = cpu_workspace(
+      backend, omp_get_max_threads() * BACKWARD_PARTS * part_size(s->max_len, dim) * sizeof *workspace);
+#pragma omp parallel for collapse(2) schedule(dynamic)
+  for (int b = 0; b < s->count; b++)
+    for (int kv = 0; kv < a->kv_heads; kv++) {
+      Scratch w = scratch_of(workspace, BACKWARD_PARTS, s->max_len, dim);
+      backward_kv_head(a, &w, b, kv);
     }
 }
