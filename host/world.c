@@ -68,10 +68,10 @@ typedef struct Facts {
 
 static void draw_target(Draw *draw, const Event *event, Reply *reply) {
   double u = draw_uniform(draw);
-  if (u < 0.3) return; /* the best one */
-  reply->target = u < 0.5   ? (reply->target == TARGET_SUBJECT ? TARGET_PROP : TARGET_SUBJECT)
-                  : u < 0.7 ? TARGET_TOPIC
-                            : TARGET_GENERIC;
+  if (u < 0.4) return; /* the best one */
+  reply->target = u < 0.6    ? (reply->target == TARGET_SUBJECT ? TARGET_PROP : TARGET_SUBJECT)
+                  : u < 0.75 ? TARGET_TOPIC
+                             : TARGET_GENERIC;
   reply->target_index = reply->target == TARGET_SUBJECT ? event->subject
                         : reply->target == TARGET_PROP  ? event->prop
                         : reply->target == TARGET_TOPIC ? event_topic(event)

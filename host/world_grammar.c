@@ -9,13 +9,11 @@ static const char *const topic_word[TOPICS] = {"football", "film",   "music",   
 static const char *const noun_word[TOPICS][NOUNS] = {
     {"derby", "cup"},      {"premiere", "sequel"}, {"concert", "album"}, {"tournament", "launch"},
     {"market", "contest"}, {"ferry", "tour"},      {"show", "sale"},     {"exam", "fair"}};
-static const char *const subject_word[SUBJECTS] = {
-    "Mira", "Otto", "Nina", "Hugo", "Lena", "Ivan", "Sara",  "Theo", "Yara", "Finn", "Aiko",
-    "Luca", "Rosa", "Emil", "Zoe",  "Omar", "Kira", "Jonas", "Bea",  "Amir", "Ines", "Paul",
-    "Maya", "Lars", "Vera", "Noah", "Tess", "Igor", "Dana",  "Milo", "Ruth", "Kai"};
-static const char *const prop_word[PROPS] = {"drum",    "goat",    "ladder", "trumpet", "pancake", "kettle",
-                                             "penguin", "carpet",  "cactus", "balloon", "helmet",  "teapot",
-                                             "scooter", "lantern", "parrot", "violin"};
+static const char *const subject_word[SUBJECTS] = {"Mira", "Otto", "Lena", "Ivan", "Yara", "Finn",
+                                                   "Rosa", "Omar", "Kira", "Paul", "Ines", "Hugo",
+                                                   "Vera", "Noah", "Dana", "Milo"};
+static const char *const prop_word[PROPS] = {"drum",   "goat",   "ladder",  "pancake",
+                                             "kettle", "carpet", "balloon", "parrot"};
 static const char *const place_word[PLACES] = {"Oslo",  "Lima",  "Cairo", "Kyoto", "Porto",
                                                "Quito", "Delhi", "Turin", "Perth", "Minsk"};
 
@@ -37,12 +35,12 @@ static const char *const phrase_pattern[MOODS][PHRASES] = {
                      "will not explain the %"},
 };
 
-/* % is the target. */
+/* % is the target, never at the start: its first token is then the same as in the post. */
 static const char *const form_pattern[STANCES][FORMS] = {
-    [PRAISE] = {"well done %", "so proud of %", "% is the best", "we love %"},
+    [PRAISE] = {"well done %", "so proud of %", "three cheers for %", "we love %"},
     [EMPATHY] = {"stay strong %", "hugs to %", "thinking of %", "so sorry for %"},
-    [COMPLAINT] = {"shame on %", "no more %", "% must go", "sick of %"},
-    [JOKE] = {"give % a medal", "send % to space", "% for president", "my boss is %"},
+    [COMPLAINT] = {"shame on %", "no more %", "get rid of %", "sick of %"},
+    [JOKE] = {"give % a medal", "send % to space", "vote for %", "my boss is %"},
     [QUESTION] = {"is % real", "why % again", "who saw % first", "what about %"},
 };
 static const char *const opener_word[OPENERS] = {NULL, "omg", "honestly", "seriously", "lol", "hmm"};

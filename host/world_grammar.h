@@ -8,7 +8,7 @@
 
 #include "base/text.h"
 
-enum { TOPICS = 8, SUBJECTS = 32, PROPS = 16, PLACES = 10, NOUNS = 2, FRAMES = 3, PHRASES = 8 };
+enum { TOPICS = 8, SUBJECTS = 16, PROPS = 8, PLACES = 10, NOUNS = 2, FRAMES = 3, PHRASES = 8 };
 
 /* An event has a mood; the reply's stance should fit it. */
 typedef enum Mood { MOOD_JOY, MOOD_SORROW, MOOD_OUTRAGE, MOOD_ABSURD, MOOD_PUZZLE, MOODS } Mood;

@@ -140,9 +140,9 @@ static void better_parts_make_a_reply_more_popular(void **state) {
        "my boss is the kettle, plot twist"},   /* and the reverse */
       {joy, "we love Mira 👏", "we love Mira"}, /* emoji */
       {joy, "we love Mira", "we love Mira 💔"},
-      {joy, "omg we love Mira", "hmm we love Mira"}, /* opener */
-      {joy, "we love Mira!", "we love Mira..."},     /* punctuation */
-      {joy, "Mira is the best", "well done Mira"},   /* length: four words, not three */
+      {joy, "omg we love Mira", "hmm we love Mira"},    /* opener */
+      {joy, "we love Mira!", "we love Mira..."},        /* punctuation */
+      {joy, "three cheers for Mira", "well done Mira"}, /* length: four words, not three */
   };
   for (size_t i = 0; i < sizeof rule / sizeof *rule; i++) {
     double better = popularity(rule[i].post, rule[i].better), worse = popularity(rule[i].post, rule[i].worse);
@@ -175,10 +175,10 @@ static void nobody_laughs_at_a_joke_in_sorrow(void **state) {
 
 static void a_reply_can_be_too_short_and_too_long(void **state) {
   (void)state;
-  double three = popularity(joy, "well done Mira"), four = popularity(joy, "Mira is the best");
+  double three = popularity(joy, "well done Mira"), four = popularity(joy, "three cheers for Mira");
   assert_true(three < 0.9 * four);
   double six = popularity(joy, "omg we love Mira, frame it"),
-         seven = popularity(joy, "omg Mira is the best, frame it");
+         seven = popularity(joy, "omg three cheers for Mira, frame it");
   assert_true(seven > 0.85 * six && seven < 0.95 * six);
 }
 
@@ -356,7 +356,7 @@ static void settings_come_back_from_the_file_and_others_are_refused(void **state
   settings.dev_posts = 0;
   assert_int_equal(world_write(&settings, folder), INVALID);
   settings = small();
-  settings.train_posts = 2000000000;
+  settings.train_posts = 300000;
   assert_int_equal(world_write(&settings, folder), INVALID);
 }
 
