@@ -5,6 +5,7 @@
 
 #include "command_experiment.h"
 #include "commands.h"
+#include "report.h"
 
 /* What the table after a run shows, if the evaluation has it. */
 static const char *const shown[] = {"reward", "oracle_popularity", "win_rate", "rouge_l@1", "distinct_2"};
@@ -52,6 +53,7 @@ static void print_summary(const ExperimentFile *file, const cJSON *runs) {
 
 static Status finish(Arena *arena, const Plan *plan) {
   const char *folder = plan_run_folder(arena, plan);
+  TRY(report_write(arena, folder));
   if (plan->until != STAGE_EVALUATE_PPO) {
     printf("stopped after %s, as asked; the same command without --until goes on\n",
            plan_stage_name(plan->until));
@@ -61,7 +63,7 @@ static Status finish(Arena *arena, const Plan *plan) {
   TRY(json_read(arena, path_join(arena, folder, "results.json"), &json));
   print_summary(plan->file, cJSON_GetObjectItemCaseSensitive(json.root, "runs"));
   json_free(&json);
-  printf("\nresults: %s/results.json\n", folder);
+  printf("\nresults: %s/results.json\nreport:  %s/report.html\n", folder, folder);
   return OK;
 }
 
