@@ -109,7 +109,7 @@ static int best_arm(Arena *arena, const ReportData *data, const char *metric) {
 }
 
 static void add_change(Text *page, double from, double to) {
-  text_print(page, "<b class=\"%s\">%s", to >= from ? "good" : "bad", to >= from ? "+" : "−");
+  text_print(page, "<b class=\"%s\">%s", to > from ? "good" : to < from ? "bad" : "", to >= from ? "+" : "−");
   html_number(page, fabs(to - from));
   text_print(page, "</b>");
 }
@@ -234,9 +234,7 @@ static void add_cell(Text *page, const ArmMetric *value, bool best) {
   text_print(page, "<td%s>", best ? " class=\"best\"" : "");
   html_number(page, value->mean);
   if (!isnan(value->deviation)) {
-    text_print(page, "<small>±");
-    html_number(page, value->deviation);
-    text_print(page, "</small>");
+    text_print(page, "<small>±%.*f</small>", value->deviation < 10 ? 3 : 1, value->deviation);
   }
   text_print(page, "</td>");
 }
@@ -261,7 +259,7 @@ static void add_table(Text *page, const ReportData *data, int arms) {
     add_cell(page, &sft, false);
     for (int a = 0; a < arms; a++) {
       ArmMetric value = arm_metric(page->arena, data, a, metrics[m]);
-      add_cell(page, &value, a == best && arms > 1);
+      add_cell(page, &value, a == best && arms > 1 && strcmp(metrics[m], "reply_length") != 0);
     }
     text_print(page, "</tr>");
   }
@@ -327,20 +325,29 @@ void report_results(Text *page, const ReportData *data) {
   add_table(page, data, arms);
 }
 
-/* Signs of trouble in a run's last tenth of steps, or in its reward model. */
+static double reward_accuracy(const ReportRun *run);
+static double skipped_share(const ReportRun *run);
+
+/* Signs of trouble in a run: a PPO metric's mean over the last tenth of the steps, or a value of its own. */
 static const struct Caution {
   const char *column;
+  double (*value)(const ReportRun *run);
   double least, most; /* outside of this the sentence is shown */
   const char *sentence;
 } cautions[] = {
-    {"kl", -0.1, INFINITY,
+    {NULL, reward_accuracy, 0.55, INFINITY,
+     "The reward model is hardly better than chance on held-out pairs; PPO follows noise"},
+    {NULL, skipped_share, -INFINITY, 0.1,
+     "The curriculum left too few samples for a minibatch in this share of the steps; lower the pace or take "
+     "more samples"},
+    {"kl", NULL, -0.1, INFINITY,
      "The KL is negative at the end: replies are not sampled from the policy that is trained, for example "
      "because of top-p"},
-    {"kl", -INFINITY, 50,
+    {"kl", NULL, -INFINITY, 50,
      "The KL is large at the end: the policy is far from the SFT model, look for degenerate replies"},
-    {"ended", 0.5, INFINITY, "Most replies reach the token limit without ending"},
-    {"entropy", 0.02, INFINITY, "The policy is almost deterministic at the end"},
-    {"clip_fraction", -INFINITY, 0.5, "Most ratios are clipped: the steps are too large"},
+    {"ended", NULL, 0.5, INFINITY, "Most replies reach the token limit; this share ends by itself"},
+    {"entropy", NULL, 0.02, INFINITY, "The policy is almost deterministic at the end"},
+    {"clip_fraction", NULL, -INFINITY, 0.5, "Most ratios are clipped: the steps are too large"},
 };
 
 static double last_tenth(const MetricTable *table, const char *name) {
@@ -355,27 +362,33 @@ static double last_tenth(const MetricTable *table, const char *name) {
   return count ? sum / count : NAN;
 }
 
-static void add_caution(Text *list, const ReportRun *run, const char *sentence, double value) {
-  text_print(list, "<li>%s (", sentence);
-  html_text(list, run->arm);
-  text_print(list, ", seed %lld: ", (long long)run->seed);
-  html_number(list, value);
-  text_print(list, ").</li>");
+/* The value that a caution is about, for one run; NaN: it has none. */
+static double reward_accuracy(const ReportRun *run) { return json_number(run->reward, "pair_accuracy"); }
+
+static double skipped_share(const ReportRun *run) {
+  const MetricTable *table = &run->metrics[REPORT_PPO];
+  const double *skipped = metric_column(table, "skipped"); /* so far */
+  return skipped && table->rows ? skipped[table->rows - 1] / table->rows : NAN;
+}
+
+static double caution_value(const struct Caution *caution, const ReportRun *run) {
+  return caution->value ? caution->value(run) : last_tenth(&run->metrics[REPORT_PPO], caution->column);
 }
 
 void report_cautions(Text *page, const ReportData *data) {
   Text list = {.arena = page->arena};
-  for (size_t c = 0; c < sizeof cautions / sizeof *cautions; c++)
+  for (size_t c = 0; c < sizeof cautions / sizeof *cautions; c++) {
+    int runs = 0;
     for (int r = 0; r < data->run_count; r++) {
-      double value = last_tenth(&data->runs[r].metrics[REPORT_PPO], cautions[c].column);
-      if (value < cautions[c].least || value > cautions[c].most)
-        add_caution(&list, &data->runs[r], cautions[c].sentence, value);
+      const ReportRun *run = &data->runs[r];
+      double value = caution_value(&cautions[c], run);
+      if (!(value < cautions[c].least || value > cautions[c].most)) continue;
+      text_print(&list, runs++ ? "; " : "<li>%s: ", cautions[c].sentence);
+      html_text(&list, run->arm);
+      text_print(&list, " seed %lld: ", (long long)run->seed);
+      html_number(&list, value);
     }
-  for (int r = 0; r < data->run_count; r++) {
-    double accuracy = json_number(data->runs[r].reward, "pair_accuracy");
-    if (accuracy < 0.55)
-      add_caution(&list, &data->runs[r], "The reward model is hardly better than chance on held-out pairs",
-                  accuracy);
+    if (runs) text_print(&list, ".</li>");
   }
   if (list.length)
     text_print(page, "<div class=\"caution\"><b>To be looked at</b><ul>%s</ul></div>\n", list.data);
