@@ -80,11 +80,18 @@ static Status resume(PpoStage *stage) {
   return metrics_open(context->arena, context->folder, stage->step, &stage->metrics);
 }
 
+/* All 17 digits: cJSON's own printing may lose the last bit, and a resumed run would differ. */
+static void add_exactly(cJSON *object, const char *name, double value) {
+  char digits[32];
+  snprintf(digits, sizeof digits, "%.17g", value);
+  cJSON_AddRawToObject(object, name, digits);
+}
+
 static Status save(PpoStage *stage) {
   Model *models[2];
   int count = ppo_models(&stage->ppo, models);
   cJSON *meta = cJSON_CreateObject();
-  cJSON_AddNumberToObject(meta, "kl_coef", stage->ppo.kl_coef);
+  add_exactly(meta, "kl_coef", stage->ppo.kl_coef);
   cJSON_AddNumberToObject(meta, "updates", (double)stage->ppo.updates);
   cJSON_AddNumberToObject(meta, "skipped", (double)stage->skipped);
   fflush(stage->samples);

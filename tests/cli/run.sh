@@ -1,0 +1,63 @@
+# A whole run: interrupted and resumed with another number of threads it gives the same bytes as undisturbed; a second
+# run computes nothing; mistakes in an experiment are answered with the place.
+. tests/cli/lib.sh
+export OMP_NUM_THREADS=2
+
+cat >"$folder/tiny.json" <<'JSON'
+{
+  "name": "tiny",
+  "seed": 7,
+  "device": "cpu",
+  "data": {"synth": {"train_posts": 24, "dev_posts": 4, "replies_per_post": 3}, "max_post_tokens": 32, "max_reply_tokens": 12},
+  "tokenizer": {"train": {"vocab_size": 300}},
+  "sft": {"epochs": 1, "tokens_per_batch": 512, "replies_per_post": 1, "lr": 2e-3},
+  "reward": {"epochs": 0.2, "pairs_per_batch": 4, "lr": 5e-4},
+  "ppo": {"posts_per_step": 3, "samples_per_post": 2, "steps": 6, "minibatch": 2, "lr": 3e-4, "sample_every": 2,
+          "sampling": {"temperature": 1, "top_p": 1}, "curriculum": {"pace": {"kind": "quantile", "q_start": 0.8}, "rank": null}},
+  "evaluate": {"posts": 2, "replies": [1, 2]}
+}
+JSON
+
+# interrupt STAGE: starts the run with a checkpoint every step and sends SIGINT once the stage has saved one.
+interrupt() {
+  last="popalm run (interrupted in $1)"
+  # a shell's background command ignores SIGINT; env restores it
+  env --default-signal=INT "$popalm" run "$folder/tiny.json" --out "$folder/b" --set checkpoint.every_steps=1 \
+    >"$folder/out" 2>"$folder/err" </dev/null &
+  process=$!
+  while kill -0 $process 2>/dev/null && ! ls "$folder"/b/stages/"$1"-*/state.safetensors >/dev/null 2>&1; do sleep 0.02; done
+  kill -INT $process 2>/dev/null || complain "the run ended before it could be interrupted"
+  status=0
+  wait $process || status=$?
+  [ "$status" = 130 ] || complain "status 130 expected"
+  expect_error 'interrupted at step [0-9]+, after saving; the same command goes on from there'
+}
+
+expect_status 0 check "$folder/tiny.json" --out "$folder/a"
+expect_output '^sft '
+expect_status 0 run "$folder/tiny.json" --out "$folder/a"
+interrupt sft
+interrupt ppo
+export OMP_NUM_THREADS=1
+expect_status 0 run "$folder/tiny.json" --out "$folder/b"
+same=$(cd "$folder/a/stages" && find . -name '*.safetensors' -o -name 'evaluate.json' -o -name 'metrics.jsonl' -o -name 'samples.jsonl')
+[ "$(echo "$same" | wc -l)" -ge 8 ] || complain "models, metrics and samples should be there: $same"
+for file in $same; do
+  cmp -s "$folder/a/stages/$file" "$folder/b/stages/$file" || complain "$file should not depend on threads and interruption"
+done
+[ -z "$(find "$folder/b" -name 'state.safetensors*')" ] || complain "states of finished stages should be removed"
+
+touch "$folder/before"
+expect_status 0 run "$folder/tiny.json" --out "$folder/b"
+[ -z "$(find "$folder/b/stages" -name '*.safetensors' -newer "$folder/before")" ] || complain "nothing should be trained again"
+expect_status 0 check "$folder/tiny.json" --out "$folder/b"
+expect_output '^ppo .* (cached|done)'
+for file in experiment.json results.json; do
+  [ -s "$folder/b/tiny/$file" ] || complain "$file should be there"
+done
+
+sed 's/"posts_per_step"/"post_per_step"/' "$folder/tiny.json" >"$folder/typo.json"
+expect_wrong_usage "^$folder/typo.json:9:[0-9]+: .*post_per_step.*posts_per_step" run "$folder/typo.json" --out "$folder/c"
+expect_wrong_usage 'sft.lr' run "$folder/tiny.json" --out "$folder/c" --set sft.lr=fast
+expect_wrong_usage "^$folder/none.json: No such file" check "$folder/none.json"
+[ ! -e "$folder/c" ] || complain "an invalid experiment should leave nothing"
