@@ -153,7 +153,7 @@ DEVICE_ONLY void load_matrix_x4_trans(uint32_t (&r)[4], const void *row, Site = 
 }
 
 DEVICE_ONLY void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site = SITE_HERE) {
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
