@@ -78,7 +78,8 @@ static bool has_band(const Curve *curve) {
 
 static void draw_curve(Text *page, const Curve *curve, const Axis *x, const Axis *y, bool points) {
   int color = curve->color % COLORS;
-  text_print(page, "<g class=\"series c%d\" data-arm=\"%d\" data-name=\"", color, curve->color);
+  text_print(page, "<g class=\"series c%d\" data-arm=\"%d\" data-name=\"", color,
+             curve->shared ? -1 : curve->color);
   html_text(page, curve->name);
   text_print(page, "\">");
   if (!points && has_band(curve)) {

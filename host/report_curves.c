@@ -126,15 +126,20 @@ static Curve arm_curve(Arena *arena, const ReportData *data, ReportStageId stage
   return curve;
 }
 
-/* Whether an arm before this one used the very same stage folder: then its curve is drawn already. */
-static bool shared_with_earlier(const ReportData *data, ReportStageId stage, int arm) {
-  const char *own = NULL;
-  for (int r = 0; r < data->run_count && !own; r++)
-    if (data->runs[r].arm_index == arm) own = data->runs[r].stage_path[stage];
-  for (int r = 0; own && r < data->run_count; r++)
-    if (data->runs[r].arm_index < arm && data->runs[r].stage_path[stage] &&
-        strcmp(data->runs[r].stage_path[stage], own) == 0)
-      return true;
+/* Where the arm's first run keeps the stage; NULL: nowhere. */
+static const char *stage_of_arm(const ReportData *data, ReportStageId stage, int arm) {
+  for (int r = 0; r < data->run_count; r++)
+    if (data->runs[r].arm_index == arm) return data->runs[r].stage_path[stage];
+  return NULL;
+}
+
+/* Whether one of the arms from first to last uses the very same stage folder as arm. */
+static bool shared_with(const ReportData *data, ReportStageId stage, int arm, int first, int last) {
+  const char *own = stage_of_arm(data, stage, arm);
+  for (int a = first; own && a <= last; a++) {
+    const char *other = stage_of_arm(data, stage, a);
+    if (other && strcmp(own, other) == 0) return true;
+  }
   return false;
 }
 
@@ -142,13 +147,18 @@ static void add_chart(Text *page, const ReportData *data, ReportStageId stage, c
   Curve *curves = NEW(page->arena, Curve, 2 * data->arm_count + 1);
   int count = 0;
   for (int a = 0; a < data->arm_count; a++) {
-    if (shared_with_earlier(data, stage, a)) continue;
+    if (shared_with(data, stage, a, 0, a - 1)) continue; /* drawn already */
+    bool shared = shared_with(data, stage, a, a + 1, data->arm_count - 1);
+    const char *name = shared ? "shared" : data->arms[a];
     Curve curve = arm_curve(page->arena, data, stage, a, row->column, BINS);
+    curve.name = name;
+    curve.shared = shared;
     if (curve.count) curves[count++] = curve;
     if (!row->held_out) continue;
     curve = arm_curve(page->arena, data, stage, a, row->held_out, BINS);
     curve.dashed = true;
-    curve.name = arena_print(page->arena, "%s, held out", data->arms[a]);
+    curve.shared = shared;
+    curve.name = arena_print(page->arena, "%s, held out", name);
     if (curve.count) curves[count++] = curve;
   }
   if (count)

@@ -18,6 +18,7 @@ typedef struct Curve {
   const char *name;
   int color; /* an arm's index, for the palette */
   bool dashed;
+  bool shared; /* stands for several arms: not hidden with one of them */
   int count;
   double *x, *mean, *low, *high; /* [count] */
 } Curve;

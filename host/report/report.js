@@ -38,7 +38,7 @@ function hover(svg) {
     figure.append(tip);
     const left = at * box.width / view.width + 16, room = figure.clientWidth - tip.offsetWidth - 6;
     tip.style.left = `${Math.max(4, left < room ? left : left - tip.offsetWidth - 20)}px`;
-    tip.style.top = `${svg.offsetTop + 6}px`;
+    tip.style.top = `${box.top - figure.getBoundingClientRect().top + 6}px`;
   });
   svg.addEventListener("pointerleave", () => { cursor.remove(); tip.remove(); });
 }
