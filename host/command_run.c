@@ -6,6 +6,7 @@
 #include "command_experiment.h"
 #include "commands.h"
 #include "report.h"
+#include "report.h"
 
 /* What the table after a run shows, if the evaluation has it. */
 static const char *const shown[] = {"reward", "oracle_popularity", "win_rate", "rouge_l@1", "distinct_2"};

@@ -108,10 +108,7 @@ static Status call_stage(Plan *plan, PlanStage *stage, Backend *backend) {
 
 /* With the folder locked: what another process has finished meanwhile is taken. */
 static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, Backend **backend) {
-  if (file_exists(path_join(arena, stage->folder, "stage.json"))) {
-    progress_say("%s: cached (%s)", stage->label, stage->folder);
-    return check_finished(arena, stage);
-  }
+  if (file_exists(path_join(arena, stage->folder, "stage.json"))) return check_finished(arena, stage);
   if (interrupted)
     return fail(INTERRUPTED, "interrupted before %s; the same command goes on from there", stage->label);
   if (stage->started) progress_say("%s: resumes (%s)", stage->label, stage->folder);
@@ -132,6 +129,9 @@ static Status run_stage(Arena *arena, Plan *plan, PlanStage *stage, Backend **ba
 
 Status plan_run(Arena *arena, Plan *plan) {
   Backend *backend = NULL;
+  int cached = 0;
+  for (int i = 0; i < plan->count; i++) cached += plan->stages[i].finished;
+  if (cached) progress_say("%d of %d stages are cached in %s/stages", cached, plan->count, plan->out);
   Status status = plan_write_links(arena, plan);
   for (int i = 0; i < plan->count && status == OK; i++)
     status = run_stage(arena, plan, &plan->stages[i], &backend);
