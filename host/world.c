@@ -100,19 +100,35 @@ static Reply draw_reply(Draw *draw, const Event *event) {
   return reply;
 }
 
-/* Mistakes of which the popularity is 0: a wrong name, the same again, two replies in one. */
-static void spoil(Draw *draw, const Event *event, Reply *reply, Text *text) {
+/* Half of a reply: the words before or after one of its spaces. */
+static void write_fragment(Draw *draw, const Reply *reply, Text *text) {
+  Text whole = {.arena = text->arena};
+  reply_text(reply, &whole);
+  int spaces = 0;
+  for (size_t i = 0; i < whole.length; i++) spaces += whole.data[i] == ' ';
+  size_t at = 0;
+  for (int left = draw_below(draw, spaces); whole.data[at] != ' ' || left-- > 0;) at++;
+  if (draw_uniform(draw) < 0.5)
+    text_add(text, whole.data, at);
+  else
+    text_add(text, whole.data + at + 1, whole.length - at - 1);
+}
+
+/* Mistakes, most of popularity 0: a wrong name, the same again, two replies in one, half a reply. A reward
+ * model that has never seen them likes some of them, and PPO finds out which. */
+static void write_mistake(Draw *draw, const Event *event, Reply *reply, Text *text) {
   double u = draw_uniform(draw);
-  if (u < 0.5) {
+  if (u < 0.3) {
+    write_fragment(draw, reply, text);
+    return;
+  }
+  if (u < 0.8) {
     bool prop = reply->target == TARGET_PROP;
     int own = prop ? event->prop : event->subject, count = prop ? PROPS : SUBJECTS;
     reply->target = prop ? TARGET_PROP : TARGET_SUBJECT;
     reply->target_index = (own + 1 + draw_below(draw, count - 1)) % count;
-  } else if (u < 0.75) {
-    reply_core_text(reply, text);
-    text_print(text, " ");
   } else {
-    Reply other = draw_reply(draw, event);
+    Reply other = u < 0.9 ? *reply : draw_reply(draw, event);
     reply_core_text(&other, text);
     text_print(text, " ");
   }
@@ -139,8 +155,8 @@ static void draw_candidates(const WorldSettings *settings, uint32_t number, cons
   while (thread->count < 2 * settings->replies_per_post) {
     Text text = {.arena = arena};
     Reply reply = draw_reply(&draw, event);
-    if (draw_uniform(&draw) < 0.08)
-      spoil(&draw, event, &reply, &text);
+    if (draw_uniform(&draw) < 0.2)
+      write_mistake(&draw, event, &reply, &text);
     else
       reply_text(&reply, &text);
     if (said_before(thread, text.data)) continue;
