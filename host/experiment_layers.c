@@ -207,9 +207,8 @@ static void forget_under(Layers *layers, const char *section) {
 static Status apply_section(Layers *layers, const Source *source, int key, const cJSON *value) {
   const char *path = experiment_keys[key].path;
   Setting *setting = &layers->settings[key];
-  bool was_off = section_off(layers, key);
-  if (cJSON_IsNull(value) || was_off)
-    forget_under(layers, path); /* an object in place of null: from the defaults */
+  if (cJSON_IsNull(value))
+    forget_under(layers, path); /* so an object in place of null starts from the defaults */
   *setting = (Setting){source, value};
   for (const cJSON *child = value->child; child; child = child->next)
     TRY(layers_apply(layers, source, arena_print(layers->arena, "%s.%s", path, child->string), child));

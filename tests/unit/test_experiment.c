@@ -334,6 +334,18 @@ static void later_layers_win(void **state) {
   arena_free(&arena);
 }
 
+static void an_object_in_place_of_null_starts_from_the_defaults(void **state) {
+  (void)state;
+  Arena arena = {0};
+  ExperimentFile file;
+  const Override overrides[] = {{"ppo.curriculum", "null"}, {"ppo.curriculum", "{}"}};
+  const char *text = "{" SYNTH ", \"ppo\": {\"curriculum\": {\"rank\": {\"keep\": 0.5}}}}";
+  Experiment e = only(&arena, text, overrides, 2, &file);
+  assert_true(e.ppo.curriculum.rank_keep < 0.34);
+  experiment_free(&file);
+  arena_free(&arena);
+}
+
 static void paths_start_at_the_file_that_says_them(void **state) {
   (void)state;
   Arena arena = {0};
@@ -443,6 +455,7 @@ int main(void) {
       cmocka_unit_test(the_released_preset_changes_defaults_only),
       cmocka_unit_test(null_switches_parts_of_the_curriculum_off),
       cmocka_unit_test(later_layers_win),
+      cmocka_unit_test(an_object_in_place_of_null_starts_from_the_defaults),
       cmocka_unit_test(paths_start_at_the_file_that_says_them),
       cmocka_unit_test(ablations_expand_to_arms_and_seeds),
       cmocka_unit_test(resolved_experiments_resolve_to_themselves),
