@@ -55,7 +55,7 @@ expect_error 'could not be written'
 if ! "$popalm" version | grep -q address; then
   last="popalm data synth without memory"
   status=0
-  (ulimit -v 400000 && OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 exec "$popalm" data synth --train-posts 200000 \
+  (ulimit -v 300000 && OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 exec "$popalm" data synth --train-posts 200000 \
     --replies-per-post 20 --out "$folder/world") >"$folder/out" 2>"$folder/err" || status=$?
   [ "$status" = 1 ] || complain "status 1 expected"
   expect_error '^popalm: out of memory for [0-9]+ bytes; use a smaller'
