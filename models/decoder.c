@@ -27,7 +27,7 @@ static int declare(const Declaration *d, bool present, const char *name, int row
 }
 
 void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Parameters *parameters) {
-  const double std = 0.02;
+  const double std = sqrt(2.0 / (5.0 * c->hidden)); /* Nguyen and Salazar 2019; 0.023 at GPT-2's width */
   const double residual_std = std / sqrt(2.0 * c->layers); /* GPT-2: keeps the stream's variance at depth */
   int H = c->hidden, F = c->mlp, q = query_width(c), qkv = qkv_width(c), up = up_width(c);
   bool norm_bias = c->bias && c->norm == NORM_LAYER;
