@@ -32,6 +32,8 @@ static const Command commands[] = {
     {GROUP_RUN, "check", command_check, "validate an experiment and print its plan"},
     {GROUP_RUN, "schema", command_schema, "the keys of an experiment file, as JSON schema or as a page"},
     {GROUP_RUN, "report", command_report, "rebuild report.html from a run directory"},
+    {GROUP_DATA, "generate", command_generate,
+     "the most popular replies that a trained model predicts under a post"},
     {GROUP_DATA, "data", command_data,
      "synth, stats, pairs, convert: data files made, audited and turned over"},
     {GROUP_MACHINE, "devices", command_devices, "backends, GPUs, memory, threads, libraries"},

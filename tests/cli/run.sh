@@ -47,6 +47,10 @@ for file in $same; do
 done
 [ -z "$(find "$folder/b" -name 'state.safetensors*')" ] || complain "states of finished stages should be removed"
 
+cmp -s "$folder/a/tiny/results.json" "$folder/b/tiny/results.json" || complain "results.json should be the same bytes"
+expect_status 0 run "$folder/tiny.json" --out "$folder/other" --set seed=8
+if cmp -s "$folder/a/tiny/results.json" "$folder/other/tiny/results.json"; then complain "another seed should give other results"; fi
+
 touch "$folder/before"
 expect_status 0 run "$folder/tiny.json" --out "$folder/b"
 [ -z "$(find "$folder/b/stages" -name '*.safetensors' -newer "$folder/before")" ] || complain "nothing should be trained again"
@@ -55,6 +59,23 @@ expect_output '^ppo .* (cached|done)'
 for file in experiment.json results.json; do
   [ -s "$folder/b/tiny/$file" ] || complain "$file should be there"
 done
+
+# Replies of the trained model: ranked, the same for the same seed, one line of JSON a post.
+expect_status 0 generate "$folder/b/tiny" --post "a post" -n 3 --candidates 6
+expect_output '^1\. .*\(reward -?[0-9]+\.[0-9]{3}\)$'
+cp "$folder/out" "$folder/replies"
+expect_status 0 generate "$folder/b/tiny/arms/main/seed-7" --post "a post" -n 3 --candidates 6
+cmp -s "$folder/out" "$folder/replies" || complain "a run and its only arm should give the same replies"
+expect_status 0 generate "$folder/b/tiny" --post "a post" -n 3 --candidates 6 --seed 2
+if cmp -s "$folder/out" "$folder/replies"; then complain "another seed should give other replies"; fi
+rewards=$(sed 's/.*(reward \(.*\))$/\1/' "$folder/replies")
+[ "$rewards" = "$(echo "$rewards" | sort -gr)" ] || complain "replies should be ranked by reward"
+printf 'one\n\ntwo\n' >"$folder/posts"
+last="popalm generate --json"
+"$popalm" generate "$folder/b/tiny" -n 1 --json <"$folder/posts" >"$folder/out" 2>"$folder/err" || complain "should succeed"
+[ "$(grep -c '^{"post":"\(one\|two\)","replies":\[{"text":' "$folder/out")" = 2 ] || complain "one line a post expected"
+expect_wrong_usage 'has no trained model' generate "$folder" --post x
+expect_wrong_usage 'the post is empty' generate "$folder/b/tiny" --post ""
 
 sed 's/"posts_per_step"/"post_per_step"/' "$folder/tiny.json" >"$folder/typo.json"
 expect_wrong_usage "^$folder/typo.json:9:[0-9]+: .*post_per_step.*posts_per_step" run "$folder/typo.json" --out "$folder/c"
