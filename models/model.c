@@ -23,7 +23,7 @@ Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderC
                     ModelParts parts, bool trainable, uint64_t seed) {
   declare(arena, model, config, parts);
   TRY(parameters_allocate(&model->parameters, backend, trainable));
-  return parameters_init(&model->parameters, seed);
+  return parameters_init(&model->parameters, "", seed);
 }
 
 static Status create_from(Arena *arena, Model *model, Backend *backend, const Checkpoint *checkpoint,
@@ -36,10 +36,11 @@ static Status create_from(Arena *arena, Model *model, Backend *backend, const Ch
     return fail(INVALID, "%s: has format %lld, this program reads %d; make it again", checkpoint->path,
                 (long long)format, MODEL_FORMAT);
   TRY(decoder_config_parse(&json, cJSON_GetObjectItemCaseSensitive(checkpoint->meta, "config"), &config));
-  TRY(model_create(arena, model, backend, &config, parts, trainable, seed));
-  if (parts.value_head) TRY(parameters_load(&model->parameters, checkpoint, "value_head."));
-  if (!parts.value_head) TRY(parameters_load(&model->parameters, checkpoint, "reward_head."));
-  return OK;
+  const char *head = parts.value_head ? "value_head." : "reward_head.";
+  declare(arena, model, &config, parts);
+  TRY(parameters_allocate(&model->parameters, backend, trainable));
+  TRY(parameters_init(&model->parameters, head, seed)); /* the only tensors that the file may lack */
+  return parameters_load(&model->parameters, checkpoint, head);
 }
 
 Status model_load(Arena *arena, Model *model, Backend *backend, const char *folder, ModelParts parts,

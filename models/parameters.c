@@ -125,11 +125,12 @@ static Status put(Parameters *parameters, const Parameter *parameter, const floa
   return status;
 }
 
-Status parameters_init(Parameters *parameters, uint64_t seed) {
+Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed) {
   Arena arena = {0};
   Status status = OK;
   for (int i = 0; i < parameters->count && status == OK; i++) {
     const Parameter *parameter = &parameters->list[i];
+    if (strncmp(parameter->name, prefix, strlen(prefix)) != 0) continue;
     ArenaMark mark = arena_mark(&arena);
     float *values = NEW(&arena, float, parameter->count);
     RandomKey key = {seed, RANDOM_INIT, (uint32_t)i};

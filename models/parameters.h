@@ -53,7 +53,8 @@ void parameters_free(Parameters *parameters);
 void *parameters_weight(const Parameters *parameters, int index);
 void *parameters_grad(const Parameters *parameters, int index);
 
-Status parameters_init(Parameters *parameters, uint64_t seed) CHECKED;
+/* Random values for the tensors whose name starts with prefix ("": all). */
+Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed) CHECKED;
 void parameters_zero_grads(Parameters *parameters);
 /* From a checkpoint by name; tensors whose name starts with optional_prefix (NULL: none) may be missing and
  * then keep their value. Wrong shapes and other missing tensors are errors. */
