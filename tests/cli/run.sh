@@ -77,6 +77,12 @@ last="popalm generate --json"
 expect_wrong_usage 'has no trained model' generate "$folder" --post x
 expect_wrong_usage 'the post is empty' generate "$folder/b/tiny" --post ""
 
+# A model whose norms take the root of a negative number: the loss is NaN at once.
+sed 's/"rope": false/"rope": false, "norm_epsilon": -1000000/' models/presets/gpt2-tiny.json >"$folder/nan.json"
+expect_status 1 run "$folder/tiny.json" --out "$folder/nan" --set model.preset="$folder/nan.json"
+expect_error 'sft: the loss is not a finite number at step 0; lower sft.lr'
+[ -z "$(find "$folder/nan" -name stage.json -path '*/sft-*')" ] || complain "a failed stage should not count as finished"
+
 sed 's/"posts_per_step"/"post_per_step"/' "$folder/tiny.json" >"$folder/typo.json"
 expect_wrong_usage "^$folder/typo.json:9:[0-9]+: .*post_per_step.*posts_per_step" run "$folder/typo.json" --out "$folder/c"
 expect_wrong_usage 'sft.lr' run "$folder/tiny.json" --out "$folder/c" --set sft.lr=fast
