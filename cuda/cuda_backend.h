@@ -30,8 +30,26 @@ static inline CudaState *cuda_state(Backend *backend) { return static_cast<CudaS
  * the next operation begins. NULL, with the error kept, when the device has no memory left. */
 void *cuda_workspace(Backend *backend, size_t bytes);
 
-/* Keeps the first error; synchronize and download report it. */
+/* Keeps the first error, a cudaError_t; synchronize and download report it. what lives as long as the
+ * program. */
 void cuda_note(CudaState *state, int error, const char *what);
+
+/* d [m, n] = a [m, k] b [k, n], bf16 in, fp32 sums. All row-major; a leading dimension is the distance of two
+ * stored rows in elements. The host-run tests have a plain loop for cuda_product. */
+struct Product {
+  const void *a, *b;
+  void *d;
+  int m, n, k;
+  bool a_transposed; /* a is stored [k, m] */
+  bool b_transposed; /* b is stored [n, k] */
+  int lda, ldb, ldd;
+  DType out;        /* of d: BF16 or F32 */
+  const void *bias; /* [n] bf16, added to every row; NULL: none */
+  bool accumulate;  /* d += */
+};
+void cuda_product(Backend *backend, const Product *product);
+/* The kernel of product.cu: any shape and alignment, no library. */
+void cuda_product_plain(Backend *backend, const Product *product);
 
 /* The launchers, one an operation, each in the file of its name. */
 void cuda_attention(Backend *backend, const Attention *op);
@@ -40,5 +58,11 @@ void cuda_kv_store(Backend *backend, const KvStore *op);
 void cuda_attention_decode(Backend *backend, const AttentionDecode *op);
 void cuda_activation(Backend *backend, const Activation *op);
 void cuda_activation_backward(Backend *backend, const ActivationBackward *op);
+void cuda_linear(Backend *backend, const Linear *op);
+void cuda_linear_backward(Backend *backend, const LinearBackward *op);
+void cuda_vocab(Backend *backend, const Vocab *op);
+void cuda_vocab_backward(Backend *backend, const VocabBackward *op);
+void cuda_vocab_logits(Backend *backend, const VocabLogits *op);
+void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 
 #endif

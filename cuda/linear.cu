@@ -1,0 +1,114 @@
+/* y = x Wt + bias;  dx = dy W;  dW += dyt x;  dbias += column sums of dy
+ *
+ * Shapes: x [rows, in], W [out, in], y [rows, out]. The products are cuda_product's: 2 rows in out operations
+ * each. The column sums are kernels of our own, since an epilogue of the product could write them but not add
+ * to them. They read dy once more, 2 rows out bytes: slices of 256 rows into fp32 partial sums, then the
+ * slices in their order. */
+#include "primitives.cuh"
+
+namespace {
+
+const int slice_rows = 256;
+const int threads = 256, warps = threads / 32;
+const int block_columns = 32 * 8; /* 8 a lane */
+
+/* partial[slice][column] = sum of the slice's rows */
+__global__ void __launch_bounds__(threads)
+    column_sums(const bf16 *dy, int rows, int columns, float *partial) {
+  SHARED(float, sums, [warps][block_columns]);
+  int column = static_cast<int>(blockIdx.x) * block_columns + lane_index() * 8;
+  int first = static_cast<int>(blockIdx.y) * slice_rows;
+  int end = first + slice_rows < rows ? first + slice_rows : rows;
+  bool whole = columns % 8 == 0 && column < columns;
+  float sum[8] = {};
+  for (int row = first + warp_index(); row < end; row += warps) {
+    const bf16 *from = dy + static_cast<size_t>(row) * static_cast<size_t>(columns) + column;
+    float x[8] = {};
+    if (whole) {
+      load8(from, x);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        if (column + i < columns) x[i] = to_float(from[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) sum[i] += x[i];
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i++) sums[warp_index()][lane_index() * 8 + i] = sum[i];
+  block_sync();
+  int own = static_cast<int>(threadIdx.x), out = static_cast<int>(blockIdx.x) * block_columns + own;
+  if (out >= columns) return;
+  float total = 0.0f;
+  for (int w = 0; w < warps; w++) total += sums[w][own];
+  partial[static_cast<size_t>(blockIdx.y) * static_cast<size_t>(columns) + static_cast<size_t>(out)] = total;
+}
+
+__global__ void __launch_bounds__(threads)
+    add_slices(const float *partial, int slices, int columns, bf16 *dbias) {
+  int column = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (column >= columns) return;
+  float total = 0.0f;
+  for (int s = 0; s < slices; s++)
+    total += partial[static_cast<size_t>(s) * static_cast<size_t>(columns) + static_cast<size_t>(column)];
+  dbias[column] = to_bf16(to_float(dbias[column]) + total);
+}
+
+void add_column_sums(Backend *backend, const LinearBackward &op) {
+  unsigned slices = static_cast<unsigned>(ceil_div<int>(op.rows, slice_rows));
+  unsigned column_blocks = static_cast<unsigned>(ceil_div<int>(op.out, block_columns));
+  float *partial = static_cast<float *>(
+      cuda_workspace(backend, static_cast<size_t>(slices) * static_cast<size_t>(op.out) * sizeof(float)));
+  if (!partial) return;
+  launch(cuda_state(backend), {"column_sums", dim3(column_blocks, slices), threads, 0}, column_sums,
+         static_cast<const bf16 *>(op.dy), op.rows, op.out, partial);
+  launch(cuda_state(backend), {"add_slices", column_blocks, threads, 0}, add_slices, partial,
+         static_cast<int>(slices), op.out, static_cast<bf16 *>(op.dbias));
+}
+
+}  // namespace
+
+void cuda_linear(Backend *backend, const Linear *op) {
+  Product product = {};
+  product.a = op->x;
+  product.b = op->weight;
+  product.d = op->y;
+  product.m = op->rows;
+  product.n = op->out;
+  product.k = op->in;
+  product.b_transposed = true;
+  product.lda = product.ldb = op->in;
+  product.ldd = op->out;
+  product.out = BF16;
+  product.bias = op->bias;
+  product.accumulate = op->accumulate;
+  cuda_product(backend, &product);
+}
+
+void cuda_linear_backward(Backend *backend, const LinearBackward *op) {
+  if (op->rows == 0) return;
+  Product product = {};
+  product.a = op->dy;
+  product.lda = op->out;
+  product.ldb = product.ldd = op->in;
+  product.n = op->in;
+  product.out = BF16;
+  if (op->dx) {
+    product.b = op->weight;
+    product.d = op->dx;
+    product.m = op->rows;
+    product.k = op->out;
+    product.accumulate = op->accumulate;
+    cuda_product(backend, &product);
+  }
+  if (op->dweight) {
+    product.a_transposed = true;
+    product.b = op->x;
+    product.d = op->dweight;
+    product.m = op->out;
+    product.k = op->rows;
+    product.accumulate = true;
+    cuda_product(backend, &product);
+  }
+  if (op->dbias) add_column_sums(backend, *op);
+}
