@@ -69,10 +69,7 @@ static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
 
 static void print_ppo(const Experiment *e) {
   const PpoSettings *p = &e->ppo;
-  int samples = p->posts_per_step * p->samples_per_post, kept = samples;
-  if (p->curriculum.rank == RANK_BATCH) kept = (int)floor(samples * p->curriculum.rank_keep + 1e-9);
-  if (p->curriculum.rank == RANK_POST)
-    kept = p->posts_per_step * (int)floor(p->samples_per_post * p->curriculum.rank_keep + 1e-9);
+  int samples = p->posts_per_step * p->samples_per_post, kept = (int)ranked_samples(p);
   printf(
       "\nppo: %d steps; in each %d posts x %d samples = %d, ranking keeps %d, so at most %d updates of %d\n",
       p->steps, p->posts_per_step, p->samples_per_post, samples, kept, p->epochs * (kept / p->minibatch),
@@ -81,7 +78,7 @@ static void print_ppo(const Experiment *e) {
     printf("  note: %d of the kept samples fill no minibatch of their own\n", kept % p->minibatch);
 }
 
-static Status print_plan(Arena *arena, const Plan *plan) {
+static Status print_plan(Arena *arena, Plan *plan) {
   const ExperimentFile *file = plan->file;
   printf("%s: %s, %d %s x %d %s, on %s\n", file->path, file->name, file->arm_count,
          file->arm_count == 1 ? "arm" : "arms", file->seed_count, file->seed_count == 1 ? "seed" : "seeds",
@@ -101,13 +98,5 @@ Status command_check(Arena *arena, int argc, char **argv) {
                                    EXPERIMENT_OPTIONS,
                                    1,
                                    1};
-  Arguments arguments;
-  ExperimentFile file;
-  Plan plan;
-  TRY(command_line_parse(arena, &line, argc, argv, &arguments));
-  if (arguments.help) return OK;
-  TRY(experiment_plan(arena, &arguments, &file, &plan));
-  Status status = print_plan(arena, &plan);
-  experiment_free(&file);
-  return status;
+  return experiment_command(arena, &line, argc, argv, print_plan);
 }

@@ -25,7 +25,7 @@ static Status read_overrides(Arena *arena, const Arguments *arguments, Override 
   return OK;
 }
 
-Status experiment_plan(Arena *arena, const Arguments *arguments, ExperimentFile *file, Plan *plan) {
+static Status make_plan(Arena *arena, const Arguments *arguments, ExperimentFile *file, Plan *plan) {
   Override *overrides;
   int count;
   StageId until = STAGE_EVALUATE_PPO;
@@ -35,5 +35,18 @@ Status experiment_plan(Arena *arena, const Arguments *arguments, ExperimentFile 
   TRY(experiment_read(arena, arguments->positional[0], overrides, count, file));
   Status status = plan_make(arena, file, stages, option_text(arguments, "--out", "runs"), until, plan);
   if (status != OK) experiment_free(file);
+  return status;
+}
+
+Status experiment_command(Arena *arena, const CommandLine *line, int argc, char **argv,
+                          Status (*use)(Arena *arena, Plan *plan)) {
+  Arguments arguments;
+  ExperimentFile file;
+  Plan plan;
+  TRY(command_line_parse(arena, line, argc, argv, &arguments));
+  if (arguments.help) return OK;
+  TRY(make_plan(arena, &arguments, &file, &plan));
+  Status status = use(arena, &plan);
+  experiment_free(&file);
   return status;
 }

@@ -8,7 +8,9 @@
 enum { EXPERIMENT_OPTIONS = 4 };
 extern const Option experiment_options[EXPERIMENT_OPTIONS];
 
-/* Reads the experiment named by the first argument and makes its plan. file needs experiment_free if OK. */
-Status experiment_plan(Arena *arena, const Arguments *arguments, ExperimentFile *file, Plan *plan) CHECKED;
+/* A whole command: reads its arguments and the experiment that they name, makes the plan, and gives it to
+ * use. */
+Status experiment_command(Arena *arena, const CommandLine *line, int argc, char **argv,
+                          Status (*use)(Arena *arena, Plan *plan)) CHECKED;
 
 #endif

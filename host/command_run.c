@@ -6,7 +6,6 @@
 #include "command_experiment.h"
 #include "commands.h"
 #include "report.h"
-#include "report.h"
 
 /* What the table after a run shows, if the evaluation has it. */
 static const char *const shown[] = {"reward", "oracle_popularity", "win_rate", "rouge_l@1", "distinct_2"};
@@ -68,6 +67,11 @@ static Status finish(Arena *arena, const Plan *plan) {
   return OK;
 }
 
+static Status run_plan(Arena *arena, Plan *plan) {
+  TRY(plan_run(arena, plan));
+  return finish(arena, plan);
+}
+
 Status command_run(Arena *arena, int argc, char **argv) {
   static const CommandLine line = {
       "popalm run EXPERIMENT [options]",
@@ -76,14 +80,5 @@ Status command_run(Arena *arena, int argc, char **argv) {
       EXPERIMENT_OPTIONS,
       1,
       1};
-  Arguments arguments;
-  ExperimentFile file;
-  Plan plan;
-  TRY(command_line_parse(arena, &line, argc, argv, &arguments));
-  if (arguments.help) return OK;
-  TRY(experiment_plan(arena, &arguments, &file, &plan));
-  Status status = plan_run(arena, &plan);
-  if (status == OK) status = finish(arena, &plan);
-  experiment_free(&file);
-  return status;
+  return experiment_command(arena, &line, argc, argv, run_plan);
 }

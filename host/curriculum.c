@@ -22,12 +22,12 @@ static int by_value_falling(const void *a, const void *b) {
   return x->index - y->index;
 }
 
-/* Keeps the best floor(keep * n), at least one, of samples first .. first+n-1. */
+/* Keeps the best rank_share(n, keep), at least one, of samples first .. first+n-1. */
 static void keep_best(CurriculumSample *samples, int first, int n, double keep, Arena *scratch) {
   Ranked *order = NEW(scratch, Ranked, n);
   for (int i = 0; i < n; i++) order[i] = (Ranked){samples[first + i].reward, first + i};
   qsort(order, (size_t)n, sizeof *order, by_value_falling);
-  int best = (int)floor(keep * n + 1e-9); /* so that 3 * (1/3) is 1 */
+  int best = (int)rank_share(n, keep);
   for (int i = best > 1 ? best : 1; i < n; i++) samples[order[i].index].fate = DROPPED_BY_RANK;
 }
 

@@ -182,6 +182,11 @@ void experiment_free(ExperimentFile *file);
 /* Whether the value at this dotted path is a file's name (whose content, not whose name, makes a difference).
  */
 bool experiment_key_names_file(const char *path);
+/* The share `keep` of count samples, whole; the small term makes 3 * (1/3) be 1. */
+double rank_share(double count, double keep);
+/* How many of a step's samples ranking leaves at least, before the pace. */
+double ranked_samples(const PpoSettings *ppo);
+
 /* The JSON schema and the reference page, from the same table. */
 cJSON *experiment_schema(void);
 void experiment_reference(Text *out); /* Markdown */

@@ -64,17 +64,23 @@ static Status check_files(const Layers *layers, const Experiment *e) {
   return OK;
 }
 
+double rank_share(double count, double keep) { return floor(keep * count + 1e-9); }
+
+double ranked_samples(const PpoSettings *p) {
+  double samples = (double)p->posts_per_step * p->samples_per_post, keep = p->curriculum.rank_keep;
+  if (p->curriculum.rank == RANK_BATCH) return rank_share(samples, keep);
+  if (p->curriculum.rank == RANK_POST) return p->posts_per_step * rank_share(p->samples_per_post, keep);
+  return samples;
+}
+
 static Status check_batches(const Layers *layers, const Experiment *e) {
   const PpoSettings *p = &e->ppo;
-  double samples = (double)p->posts_per_step * p->samples_per_post, kept = samples;
+  double samples = (double)p->posts_per_step * p->samples_per_post, kept = ranked_samples(p);
   if (p->minibatch > samples)
     return refuse_setting(
         layers, "ppo.minibatch",
         "\"ppo.minibatch\" is %d, but a step has %d x %d = %.0f samples; make it at most that", p->minibatch,
         p->posts_per_step, p->samples_per_post, samples);
-  if (p->curriculum.rank == RANK_BATCH) kept = floor(samples * p->curriculum.rank_keep + 1e-9);
-  if (p->curriculum.rank == RANK_POST)
-    kept = p->posts_per_step * floor(p->samples_per_post * p->curriculum.rank_keep + 1e-9);
   if (kept >= p->minibatch) return OK;
   return refuse_setting(layers, "ppo.curriculum.rank.keep",
                         "ranking keeps %.0f of %.0f samples, fewer than \"ppo.minibatch\" (%d), so every "

@@ -81,7 +81,7 @@ static Status add_value(Keys *keys, Hash *hash, const char *path, const cJSON *v
   return OK;
 }
 
-static const cJSON *section_of(const cJSON *resolved, const char *path) {
+const cJSON *plan_section(const cJSON *resolved, const char *path) {
   const cJSON *at = resolved;
   while (at && *path) {
     char name[64] = {0};
@@ -121,7 +121,7 @@ static Status make_key(Keys *keys, const Experiment *experiment, PlanStage *inst
   hash_text(hash, stage->name);
   hash_text(hash, stage->needs_backend ? keys->plan->backend : "");
   for (int i = 0; i < (int)(sizeof stage->sections / sizeof *stage->sections) && stage->sections[i]; i++)
-    TRY(add_value(keys, hash, stage->sections[i], section_of(experiment->resolved, stage->sections[i])));
+    TRY(add_value(keys, hash, stage->sections[i], plan_section(experiment->resolved, stage->sections[i])));
   for (int i = 0; i < stage->input_count; i++) {
     hash_text(hash, plan_stage_name(stage->inputs[i]));
     hash_text(hash, keys->plan->stages[instance->input[stage->inputs[i]]].key);
@@ -183,7 +183,8 @@ static const char *make_label(Arena *arena, const Plan *plan, int index) {
   return label.data;
 }
 
-/* An instruction, post and reply that do not fit the model's context are found before anything runs. */
+/* A post and reply that do not fit the model's context are found before anything runs; the instruction's
+ * length is known only with the tokenizer, when prompt_check looks again. */
 static Status check_context(Arena *arena, const char *path, const Experiment *experiment) {
   DecoderConfig config;
   TRY(decoder_config_read(arena, experiment->model_preset, &config));

@@ -36,6 +36,9 @@ const char *plan_stage_name(StageId id);
 /* The stage of that name ("evaluate": the last one). */
 Status plan_find_stage(const char *name, StageId *out) CHECKED;
 
+/* The part of a resolved experiment at a dotted path; NULL if it has none. */
+const cJSON *plan_section(const cJSON *resolved, const char *path);
+
 /* Computes keys (reads all data files once) and looks which stages are finished. table: stages of stage.c. */
 Status plan_make(Arena *arena, const ExperimentFile *file, const Stage *table, const char *out, StageId until,
                  Plan *plan) CHECKED;

@@ -53,11 +53,9 @@ static Status link_run(Arena *arena, const Plan *plan, int run) {
 }
 
 static Status write_json(Arena *arena, const char *folder, const char *name, cJSON *owned) {
-  char *text = cJSON_Print(owned);
+  Status status = json_write(path_join(arena, folder, name), owned);
   cJSON_Delete(owned);
-  const char *line = arena_print(arena, "%s\n", text);
-  cJSON_free(text);
-  return file_write(path_join(arena, folder, name), line, strlen(line));
+  return status;
 }
 
 static Status write_experiment(Arena *arena, const Plan *plan, const char *device) {

@@ -49,11 +49,7 @@ static void add_sections(cJSON *object, const Plan *plan, const PlanStage *stage
   const cJSON *resolved = plan->file->runs[stage->first_run].experiment.resolved;
   cJSON *sections = cJSON_AddObjectToObject(object, "sections");
   for (int i = 0; i < (int)(sizeof row->sections / sizeof *row->sections) && row->sections[i]; i++) {
-    const cJSON *at = resolved;
-    char path[128], *rest = path;
-    strncpy(path, row->sections[i], sizeof path - 1);
-    path[sizeof path - 1] = 0;
-    for (char *name; at && (name = strsep(&rest, "."));) at = cJSON_GetObjectItemCaseSensitive(at, name);
+    const cJSON *at = plan_section(resolved, row->sections[i]);
     cJSON_AddItemToObject(sections, row->sections[i], at ? cJSON_Duplicate(at, true) : cJSON_CreateNull());
   }
 }
@@ -74,9 +70,7 @@ static Status write_marker(Arena *arena, const Plan *plan, const PlanStage *stag
   cJSON_AddStringToObject(object, "commit", popalm_commit);
   cJSON_AddStringToObject(object, "build", popalm_build);
   if (backend) cJSON_AddStringToObject(object, "device", backend->device);
-  char *text = cJSON_Print(object);
-  Status status = file_write(path_join(arena, stage->folder, "stage.json"), text, strlen(text));
-  cJSON_free(text);
+  Status status = json_write(path_join(arena, stage->folder, "stage.json"), object);
   cJSON_Delete(object);
   return status;
 }

@@ -67,9 +67,7 @@ Status prompt_save(const PromptCodec *codec, const SamplingSettings *sampling, c
   cJSON_AddNumberToObject(object, "temperature", sampling->temperature);
   cJSON_AddNumberToObject(object, "top_p", sampling->top_p);
   cJSON_AddNumberToObject(object, "top_k", sampling->top_k);
-  char *text = cJSON_Print(object);
-  Status status = file_write(path_join(&arena, folder, "prompt.json"), text, strlen(text));
-  cJSON_free(text);
+  Status status = json_write(path_join(&arena, folder, "prompt.json"), object);
   cJSON_Delete(object);
   if (status == OK) status = tokenizer_save(codec->tokenizer, path_join(&arena, folder, "tokenizer.json"));
   arena_free(&arena);

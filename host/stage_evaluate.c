@@ -23,6 +23,8 @@ typedef struct Evaluation {
   World *world; /* NULL without the synthetic world */
   Dictionary *dictionary;
   int posts, samples; /* samples of each post: the largest top */
+  Tokens *reply;      /* [posts * samples] the replies, segmented */
+  double *popularity; /* [posts * samples] true popularity; NULL without the synthetic world */
   const char **text;  /* [posts * samples] */
   double *rewards;    /* [posts * samples] */
   int ended;
@@ -50,7 +52,13 @@ static Status open_evaluation(Evaluation *e, const char *policy_folder) {
   e->posts = (int)posts;
   e->text = NEW(arena, const char *, e->posts * e->samples);
   e->rewards = NEW(arena, double, e->posts * e->samples);
+  e->reply = NEW(arena, Tokens, e->posts * e->samples);
+  if (e->world) e->popularity = NEW(arena, double, e->posts * e->samples);
   return rollout_allocate(arena, &e->rollout, &e->policy, &e->codec, POSTS_AT_ONCE, e->samples);
+}
+
+static Tokens segment(const Evaluation *e, Arena *arena, const char *text) {
+  return text_tokens(arena, text, strlen(text), e->settings->segmentation, e->dictionary);
 }
 
 /* Replies to posts first .. first+count-1. */
@@ -80,7 +88,10 @@ static Status generate_some(Evaluation *e, int first, int count, Arena *scratch)
     const Reply *reply = &replies[i];
     const char *text =
         tokenizer_decode_text(e->codec.tokenizer, context->arena, reply->tokens, reply->length);
-    e->text[first * e->samples + i] = scored[i].reply = text;
+    int at = first * e->samples + i;
+    e->text[at] = scored[i].reply = text;
+    e->reply[at] = segment(e, context->arena, text);
+    if (e->world) e->popularity[at] = world_popularity(e->world, scored[i].post, text);
     e->ended += reply->ended;
     e->tokens += reply->length;
   }
@@ -113,20 +124,16 @@ static Status generate_all(Evaluation *e) {
 typedef enum OverlapMetric { ROUGE_1, ROUGE_2, ROUGE_L, BLEU_4, OVERLAPS } OverlapMetric;
 static const char *const overlap_names[OVERLAPS] = {"rouge_1", "rouge_2", "rouge_l", "bleu_4"};
 
-static Tokens segment(const Evaluation *e, Arena *arena, const char *text) {
-  return text_tokens(arena, text, strlen(text), e->settings->segmentation, e->dictionary);
-}
-
 /* Adds the post's metrics for each top to sums[top][metric]. */
 static Status measure_post(Evaluation *e, int p, double sums[MAX_TOPS][OVERLAPS], Arena *scratch) {
   Post post;
   TRY(dataset_post(&e->data, p, scratch, &post));
-  Tokens *golden = NEW(scratch, Tokens, post.replies), *reply = NEW(scratch, Tokens, e->samples);
+  Tokens *golden = NEW(scratch, Tokens, post.replies);
+  const Tokens *reply = &e->reply[p * e->samples];
   for (int g = 0; g < post.replies; g++) golden[g] = segment(e, scratch, post.reply[g]);
   double *best = NEW(scratch, double, e->samples); /* ROUGE-1 F of each reply's best golden reply */
   int *best_golden = NEW(scratch, int, e->samples);
   for (int s = 0; s < e->samples; s++) {
-    reply[s] = segment(e, scratch, e->text[p * e->samples + s]);
     best[s] = -1;
     for (int g = 0; g < post.replies; g++) {
       double f = rouge_n(reply[s], golden[g], 1, scratch).f;
@@ -174,8 +181,7 @@ static void measure_distinct(Evaluation *e) {
     for (int k = 0; k < e->settings->top_count; k++) {
       int count = 0;
       for (int p = 0; p < e->posts; p++)
-        for (int s = 0; s < e->settings->tops[k]; s++)
-          all[count++] = segment(e, &scratch, e->text[p * e->samples + s]);
+        for (int s = 0; s < e->settings->tops[k]; s++) all[count++] = e->reply[p * e->samples + s];
       char name[32];
       snprintf(name, sizeof name, "distinct_%d@%d", n, e->settings->tops[k]);
       cJSON_AddNumberToObject(e->result, name, distinct_n(all, count, n, &scratch));
@@ -183,20 +189,11 @@ static void measure_distinct(Evaluation *e) {
   arena_free(&scratch);
 }
 
-static Status measure_popularity(Evaluation *e) {
-  if (!e->world) return OK;
-  Arena scratch = {0};
-  Status status = OK;
+static void measure_popularity(Evaluation *e) {
+  if (!e->world) return;
   double sum = 0;
-  for (int p = 0; p < e->posts && status == OK; p++) {
-    Post post = {0};
-    status = dataset_post(&e->data, p, &scratch, &post);
-    for (int s = 0; s < e->samples && status == OK; s++)
-      sum += world_popularity(e->world, post.text, e->text[p * e->samples + s]);
-  }
-  arena_free(&scratch);
+  for (int i = 0; i < e->posts * e->samples; i++) sum += e->popularity[i];
   cJSON_AddNumberToObject(e->result, "oracle_popularity", sum / (e->posts * e->samples));
-  return status;
 }
 
 /* Share of replies whose reward beats the SFT model's reply of the same post and rank; ties count half. */
@@ -230,8 +227,7 @@ static cJSON *replies_row(Evaluation *e, const Post *post, int p) {
     cJSON *reply = cJSON_CreateObject();
     cJSON_AddStringToObject(reply, "text", e->text[i]);
     cJSON_AddNumberToObject(reply, "reward", e->rewards[i]);
-    if (e->world)
-      cJSON_AddNumberToObject(reply, "oracle_popularity", world_popularity(e->world, post->text, e->text[i]));
+    if (e->world) cJSON_AddNumberToObject(reply, "oracle_popularity", e->popularity[i]);
     cJSON_AddItemToArray(replies, reply);
   }
   cJSON_AddItemToObject(row, "replies", replies);
@@ -259,10 +255,7 @@ static Status write_replies(Evaluation *e) {
 }
 
 static Status write_json(const Evaluation *e, const char *name, const cJSON *value) {
-  char *text = cJSON_Print(value);
-  Status status = file_write(path_join(e->context->arena, e->context->folder, name), text, strlen(text));
-  cJSON_free(text);
-  return status;
+  return json_write(path_join(e->context->arena, e->context->folder, name), value);
 }
 
 static Status write_rewards(Evaluation *e) {
@@ -282,7 +275,7 @@ static Status evaluate(Evaluation *e, const char *policy_folder) {
   cJSON_AddNumberToObject(e->result, "reward", reward);
   cJSON_AddNumberToObject(e->result, "reply_length", e->tokens / count);
   cJSON_AddNumberToObject(e->result, "ended", e->ended / count);
-  TRY(measure_popularity(e));
+  measure_popularity(e);
   TRY(measure_win_rate(e));
   TRY(write_replies(e));
   TRY(write_rewards(e));

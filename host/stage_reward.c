@@ -261,36 +261,42 @@ static Status held_out_accuracy(PairTask *task, const World *world, Accuracy *ac
   return status;
 }
 
-/* Mean and deviation of the raw rewards of golden replies of the training posts. */
-static Status golden_rewards(PairTask *task, double *mean, double *deviation) {
+/* All replies of GOLDEN_POSTS training posts. */
+static Status golden_replies(PairTask *task, Arena *scratch, Scored **texts, int *count) {
   const Experiment *experiment = task->context->experiment;
-  Arena scratch = {0};
   TRY(dataset_open(task->context->arena, task->context->train, DATASET_POSTS, &task->train));
-  int64_t posts = task->train.count < GOLDEN_POSTS ? task->train.count : GOLDEN_POSTS;
+  uint64_t all = (uint64_t)task->train.count;
+  int posts = all < GOLDEN_POSTS ? (int)all : GOLDEN_POSTS;
   RandomKey key = {experiment->seed, RANDOM_SHUFFLE, UINT32_MAX};
+  Post *post = NEW(scratch, Post, posts);
+  *count = 0;
+  for (int i = 0; i < posts; i++) {
+    TRY(dataset_post(&task->train, (int64_t)random_permutation(key, all, (uint64_t)i), scratch, &post[i]));
+    *count += post[i].replies;
+  }
+  Scored *next = *texts = NEW(scratch, Scored, *count);
+  for (int i = 0; i < posts; i++)
+    for (int r = 0; r < post[i].replies; r++)
+      *next++ = (Scored){.post = post[i].text, .reply = post[i].reply[r]};
+  return OK;
+}
+
+/* Mean and deviation of their raw rewards. */
+static Status golden_rewards(PairTask *task, double *mean, double *deviation) {
+  Arena scratch = {0};
+  Scored *texts = NULL;
+  int count = 0;
+  Status status = golden_replies(task, &scratch, &texts, &count);
+  if (status == OK) status = reward_model_score(&task->reward, texts, count);
   double sum = 0, squares = 0;
-  int64_t count = 0;
-  Status status = OK;
-  for (int64_t i = 0; i < posts && status == OK; i++) {
-    ArenaMark mark = arena_mark(&scratch);
-    Post post = {0};
-    status =
-        dataset_post(&task->train, (int64_t)random_permutation(key, (uint64_t)task->train.count, (uint64_t)i),
-                     &scratch, &post);
-    Scored *texts = NEW(&scratch, Scored, post.replies);
-    for (int r = 0; r < post.replies; r++) texts[r] = (Scored){.post = post.text, .reply = post.reply[r]};
-    if (status == OK) status = reward_model_score(&task->reward, texts, post.replies);
-    for (int r = 0; r < post.replies; r++) {
-      sum += texts[r].reward;
-      squares += texts[r].reward * texts[r].reward;
-      count++;
-    }
-    arena_reset(&scratch, mark);
+  for (int i = 0; i < count && status == OK; i++) {
+    sum += texts[i].reward;
+    squares += texts[i].reward * texts[i].reward;
   }
   arena_free(&scratch);
   TRY(status);
-  *mean = sum / (double)count;
-  *deviation = sqrt(fmax(0, squares / (double)count - *mean * *mean));
+  *mean = sum / count;
+  *deviation = sqrt(fmax(0, squares / count - *mean * *mean));
   return OK;
 }
 
@@ -339,9 +345,7 @@ static Status write_results(PairTask *task) {
   if (deviation <= 0)
     progress_say(
         "warning: the reward model gives all golden replies the same reward; PPO has nothing to follow");
-  char *text = cJSON_Print(object);
-  Status status = file_write(path_join(arena, context->folder, "reward.json"), text, strlen(text));
-  cJSON_free(text);
+  Status status = json_write(path_join(arena, context->folder, "reward.json"), object);
   cJSON_Delete(object);
   return status;
 }

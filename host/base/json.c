@@ -362,6 +362,16 @@ Status json_read(Arena *arena, const char *path, Json *out) {
   return status;
 }
 
+Status json_write(const char *path, const cJSON *value) {
+  char *text = cJSON_Print(value);
+  if (!text) return fail(FAILED, "%s: no memory is left for its text; free some and run again", path);
+  size_t length = strlen(text);
+  text[length] = '\n'; /* in place of the NUL, so that the file ends in a whole line */
+  Status status = file_write(path, text, length + 1);
+  cJSON_free(text);
+  return status;
+}
+
 void json_free(Json *json) {
   cJSON_Delete(json->root);
   json->root = NULL;

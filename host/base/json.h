@@ -26,6 +26,8 @@ Status json_parse(Arena *arena, const char *path, const char *text, size_t lengt
 Status json_parse_line(Arena *arena, const char *path, int first_line, const char *text, size_t length,
                        Json *out) CHECKED;
 void json_free(Json *json);
+/* Writes value to path, indented, as file_write does. */
+Status json_write(const char *path, const cJSON *value) CHECKED;
 
 /* The 1-based line and column at which a value of this tree (at_key: its key, if it has one) stands. Columns
  * count code points. */
