@@ -52,17 +52,33 @@ void cuda_product(Backend *backend, const Product *product);
 void cuda_product_plain(Backend *backend, const Product *product);
 
 /* The launchers, one an operation, each in the file of its name. */
+void cuda_embedding(Backend *backend, const Embedding *op);
+void cuda_embedding_backward(Backend *backend, const EmbeddingBackward *op);
+void cuda_linear(Backend *backend, const Linear *op);
+void cuda_linear_backward(Backend *backend, const LinearBackward *op);
+void cuda_norm(Backend *backend, const Norm *op);
+void cuda_norm_backward(Backend *backend, const NormBackward *op);
+void cuda_rope(Backend *backend, const Rope *op);
 void cuda_attention(Backend *backend, const Attention *op);
 void cuda_attention_backward(Backend *backend, const AttentionBackward *op);
 void cuda_kv_store(Backend *backend, const KvStore *op);
 void cuda_attention_decode(Backend *backend, const AttentionDecode *op);
 void cuda_activation(Backend *backend, const Activation *op);
 void cuda_activation_backward(Backend *backend, const ActivationBackward *op);
-void cuda_linear(Backend *backend, const Linear *op);
-void cuda_linear_backward(Backend *backend, const LinearBackward *op);
+void cuda_gather_rows(Backend *backend, const GatherRows *op);
+void cuda_scatter_rows(Backend *backend, const ScatterRows *op);
 void cuda_vocab(Backend *backend, const Vocab *op);
 void cuda_vocab_backward(Backend *backend, const VocabBackward *op);
 void cuda_vocab_logits(Backend *backend, const VocabLogits *op);
+void cuda_sample(Backend *backend, const Sample *op);
+void cuda_decode_advance(Backend *backend, const DecodeAdvance *op);
+void cuda_scalar_head(Backend *backend, const ScalarHead *op);
+void cuda_scalar_head_backward(Backend *backend, const ScalarHeadBackward *op);
+void cuda_reward_head(Backend *backend, const RewardHead *op);
+void cuda_ppo_advantage(Backend *backend, const PpoAdvantage *op);
+void cuda_ppo_loss(Backend *backend, const PpoLoss *op);
+void cuda_grad_norm(Backend *backend, const GradNorm *op);
+void cuda_adamw(Backend *backend, const AdamW *op);
 void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 
 #endif
