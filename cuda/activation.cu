@@ -4,7 +4,7 @@
  * Shapes: x [rows, F] or [rows, 2F], y [rows, F]. A thread takes 8 neighbouring elements of a row (16 bytes),
  * the last ones of an odd width one by one. Lower bound, bytes an element of y: GELU 4 forward, 6 backward;
  * SwiGLU 6 forward, 10 backward. About 10 operations an element: memory bounds it. */
-#include "primitives.cuh"
+#include "span.cuh"
 
 namespace {
 
@@ -36,25 +36,6 @@ DEVICE Span span_of(int rows, int width) {
   if (i >= spans * static_cast<size_t>(rows)) return {0, 0, 0};
   int column = static_cast<int>(i % spans) * 8;
   return {i / spans, column, width - column < 8 ? width - column : 8};
-}
-
-DEVICE void load_span(const bf16 *from, int count, bool aligned, float (&to)[8]) {
-  if (aligned && count == 8) {
-    load8(from, to);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; i++) to[i] = i < count ? to_float(from[i]) : 0.0f;
-}
-
-DEVICE void store_span(bf16 *to, int count, bool aligned, const float (&from)[8]) {
-  if (aligned && count == 8) {
-    store8(to, from);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; i++)
-    if (i < count) to[i] = to_bf16(from[i]);
 }
 
 __global__ void __launch_bounds__(block_threads) gelu_forward(Activation op) {

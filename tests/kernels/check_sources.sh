@@ -3,7 +3,7 @@
 # not see it.
 cd "$(dirname "$0")/../.." || exit 1
 found=$(grep -nE '(^|[^_[:alnum:]])(asm|__asm__)([^_[:alnum:]]|$)|<<<|__shared__|__syncthreads|__shfl|__ballot|__syncwarp|atomicAdd|#include *[<"]?(cuda|mma|cooperative|cub)[^_]' \
-  cuda/*.cu | grep -v '^cuda/backend' | grep -vE '#include "(primitives|cuda_backend)')
+  cuda/*.cu | grep -v '^cuda/backend' | grep -vE '#include "(primitives|cuda_backend|attention_tile|span)')
 if [ -n "$found" ]; then
   echo "kernel files may only use the words of cuda/primitives.cuh:"
   echo "$found"
