@@ -1,4 +1,4 @@
-/* cuda_product by cuBLASLt: d = a b (+ bias) (+ d), the epilogue fused. The library is opened at run time: it is
+/* cuda_product by cuBLASLt: d = scale a b (+ bias) (+ d), the epilogue fused. The library is opened at run time: it is
  * half a gigabyte, which a run on the CPU need not load, and a machine without it still has the kernel of
  * product.cu. cuBLASLt knows column-major matrices; a row-major matrix is its transposed, so it computes
  * d^T [n, m] = b^T a^T.
@@ -173,8 +173,8 @@ bool library_product(Backend *backend, const Product &p) {
   if (!plan->usable) return false;
   if (p.bias && l->product_set(plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias, sizeof p.bias))
     return false;
-  const float one = 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
-  return !l->matmul(l->handle, plan->product, &one, p.b, plan->a, p.a, plan->b, &beta, p.d, plan->d, p.d,
+  const float alpha = p.scale != 0.0f ? p.scale : 1.0f, beta = p.accumulate ? 1.0f : 0.0f;
+  return !l->matmul(l->handle, plan->product, &alpha, p.b, plan->a, p.a, plan->b, &beta, p.d, plan->d, p.d,
                     plan->d, &plan->algorithm, l->workspace, workspace_bytes, cuda_state(backend)->stream);
 }
 

@@ -33,7 +33,7 @@ void *cuda_workspace(Backend *backend, size_t bytes);
  * program. */
 void cuda_note(CudaState *state, int error, const char *what);
 
-/* d [m, n] = a [m, k] b [k, n], bf16 in, fp32 sums. All row-major; a leading dimension is the distance of two
+/* d [m, n] = scale a [m, k] b [k, n], bf16 in, fp32 sums. All row-major; a leading dimension is the distance of two
  * stored rows in elements. The host-run tests have a plain loop for cuda_product. */
 struct Product {
   const void *a, *b;
@@ -45,6 +45,7 @@ struct Product {
   DType out;        /* of d: BF16 or F32 */
   const void *bias; /* [n] bf16, added to every row; NULL: none */
   bool accumulate;  /* d += */
+  float scale;      /* 0: 1 */
 };
 void cuda_product(Backend *backend, const Product *product);
 /* The kernel of product.cu: any shape and alignment, no library. */

@@ -56,7 +56,7 @@ typedef struct EmbeddingBackward {
   void *dposition_table; /* [max_positions, H], accumulated; or NULL */
 } EmbeddingBackward;
 
-/* y = x Wt + bias, weights as [out, in] */
+/* y = scale x Wt + bias, weights as [out, in] */
 typedef struct Linear {
   const void *x;      /* [rows, in] */
   const void *weight; /* [out, in] */
@@ -64,9 +64,11 @@ typedef struct Linear {
   void *y;            /* [rows, out] */
   int rows, in, out;
   bool accumulate; /* y += instead of y = */
+  int y_stride;    /* elements between rows of y; 0: out */
+  float scale;     /* 0: 1 */
 } Linear;
 
-/* dx = dy W; dW += dyt x; dbias += column sums of dy. Any output may be NULL. */
+/* dx = scale dy W; dW += scale dyt x; dbias += column sums of dy. Any output may be NULL. */
 typedef struct LinearBackward {
   const void *x;      /* [rows, in]; needed for dweight */
   const void *weight; /* [out, in]; needed for dx */
@@ -76,6 +78,8 @@ typedef struct LinearBackward {
   void *dbias;        /* [out], accumulated */
   int rows, in, out;
   bool accumulate; /* dx += instead of dx = */
+  int dy_stride;   /* elements between rows of dy; 0: out */
+  float scale;     /* 0: 1 */
 } LinearBackward;
 
 typedef enum NormKind { NORM_LAYER, NORM_RMS } NormKind;
