@@ -90,7 +90,7 @@ static Status open_model(PairTask *task) {
     DecoderConfig config;
     TRY(decoder_config_read(context->arena, experiment->model_preset, &config));
     config.vocab = tokenizer_vocab_size(task->reward.codec.tokenizer);
-    TRY(model_create(context->arena, model, backend, &config, parts, true, experiment->seed));
+    TRY(model_create(context->arena, model, backend, &config, NULL, parts, true, experiment->seed));
   }
   int pairs = experiment->reward.pairs_per_batch, max_tokens = 2 * pairs * sequence_max(&task->reward.codec);
   TRY(activations_allocate(&task->activations, context->arena, &model->decoder.config, backend, max_tokens,

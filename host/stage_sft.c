@@ -57,7 +57,7 @@ static Status sft_open_model(Sft *sft) {
   if (max_tokens < sequence_max(&sft->codec))
     return fail(INVALID, "sft.tokens_per_batch %d is less than the longest sequence, %d tokens; raise it",
                 max_tokens, sequence_max(&sft->codec));
-  TRY(model_create(context->arena, &sft->model, backend, &config, (ModelParts){0}, true, experiment->seed));
+  TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true, experiment->seed));
   TRY(activations_allocate(&sft->activations, context->arena, &config, backend, max_tokens, true));
   TRY(model_rows_allocate(&sft->rows, &sft->model, max_tokens, true));
   TRY(batch_allocate(context->arena, &sft->batch, backend, max_tokens, max_tokens));

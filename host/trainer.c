@@ -63,7 +63,7 @@ static Checkpoint model_view(Arena *arena, const Checkpoint *checkpoint, int ind
 static Status load_models(Arena *arena, const Checkpoint *checkpoint, Model *const *models, int count) {
   for (int i = 0; i < count; i++) {
     Checkpoint view = model_view(arena, checkpoint, i);
-    TRY(parameters_load(&models[i]->parameters, &view, NULL));
+    TRY(parameters_load(&models[i]->parameters, &view, false, NULL));
     TRY(parameters_load_optimizer(&models[i]->parameters, &view));
   }
   return OK;

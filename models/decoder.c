@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "models/adapter.h"
+
 #define WEIGHT(index) parameters_weight(decoder->parameters, index)
 #define GRAD(index) parameters_grad(decoder->parameters, index)
 
@@ -33,6 +35,7 @@ void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Par
   bool norm_bias = c->bias && c->norm == NORM_LAYER;
   Declaration d = {parameters, arena, -1};
   *decoder = (Decoder){.config = *c, .parameters = parameters, .layer = NEW(arena, DecoderLayer, c->layers)};
+  parameters->declare_frozen = c->lora.rank > 0;
   decoder->token_table = declare(&d, true, "embedding.weight", c->vocab, H, INIT_NORMAL, std);
   decoder->position_table = declare(&d, !c->rope, "positions.weight", c->max_positions, H, INIT_NORMAL, std);
   for (d.layer = 0; d.layer < c->layers; d.layer++) {
@@ -55,6 +58,8 @@ void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Par
   decoder->final_bias = declare(&d, norm_bias, "final_norm.bias", H, 0, INIT_ZEROS, 0);
   decoder->vocab_weight =
       c->tied ? decoder->token_table : declare(&d, true, "vocab.weight", c->vocab, H, INIT_NORMAL, std);
+  parameters->declare_frozen = false;
+  for (int i = 0; i < c->layers; i++) adapter_declare(decoder, arena, i);
 }
 
 /* ---- activations ---- */
@@ -80,6 +85,8 @@ static LayerActivations carve_layer(Carver *carver, const DecoderConfig *c, size
                           .y2 = carve(carver, n, c->hidden, element),
                           .u = carve(carver, n, up_width(c), element),
                           .g = carve(carver, n, c->mlp, element)};
+  for (int t = 0; t < LORA_TARGETS; t++)
+    if (c->lora.rank && c->lora.target[t]) out.low[t] = carve(carver, n, c->lora.rank, element);
   if (!training) return out;
   out.lse = carve(carver, n, c->heads, sizeof(float));
   out.rstd1 = carve(carver, n, 1, sizeof(float));
@@ -106,6 +113,7 @@ static void carve_all(Carver *carver, const DecoderConfig *c, size_t element, Ac
   out->dqkv = carve(carver, n, qkv_width(c), element);
   out->du = carve(carver, n, up_width(c), element);
   out->dg = carve(carver, n, c->mlp, element);
+  if (c->lora.rank) out->dlow = carve(carver, n, c->lora.rank, element);
 }
 
 size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, bool training) {
@@ -178,6 +186,7 @@ void decoder_before_attention(const Decoder *decoder, int index, const LayerActi
                                  .hidden = c->hidden,
                                  .epsilon = c->norm_epsilon});
   linear(decoder, a->y1, l->qkv, l->qkv_bias, a->qkv, rows, c->hidden, qkv_width(c));
+  adapter_forward(decoder, index, PRODUCT_QKV, a, a->y1, a->qkv, rows);
   rope(decoder, a->qkv, positions, rows, false);
 }
 
@@ -187,6 +196,7 @@ void decoder_after_attention(const Decoder *decoder, int index, const LayerActiv
   const DecoderConfig *c = &decoder->config;
   const DecoderLayer *l = &decoder->layer[index];
   linear(decoder, a->attended, l->proj, l->proj_bias, branch, rows, query_width(c), c->hidden);
+  adapter_forward(decoder, index, PRODUCT_PROJ, a, a->attended, branch, rows);
   backend->norm(backend, &(Norm){.kind = c->norm,
                                  .x = a->x1,
                                  .residual = branch,
@@ -200,9 +210,11 @@ void decoder_after_attention(const Decoder *decoder, int index, const LayerActiv
                                  .hidden = c->hidden,
                                  .epsilon = c->norm_epsilon});
   linear(decoder, a->y2, l->up, l->up_bias, a->u, rows, c->hidden, up_width(c));
+  adapter_forward(decoder, index, PRODUCT_UP, a, a->y2, a->u, rows);
   backend->activation(
       backend, &(Activation){.kind = c->activation, .x = a->u, .y = a->g, .rows = rows, .width = c->mlp});
   linear(decoder, a->g, l->down, l->down_bias, branch, rows, c->mlp, c->hidden);
+  adapter_forward(decoder, index, PRODUCT_DOWN, a, a->g, branch, rows);
 }
 
 void decoder_forward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
@@ -281,6 +293,8 @@ static void backward_mlp(const Decoder *decoder, Activations *activations, int i
   const LayerActivations *a = &activations->layer[index];
   linear_backward(decoder, a->g, l->down, l->down_bias, activations->dstream, activations->dg, rows, c->mlp,
                   c->hidden);
+  adapter_backward(decoder, index, PRODUCT_DOWN, a, a->g, activations->dstream, activations->dg,
+                   activations->dlow, rows);
   backend->activation_backward(backend, &(ActivationBackward){.kind = c->activation,
                                                               .x = a->u,
                                                               .dy = activations->dg,
@@ -289,6 +303,8 @@ static void backward_mlp(const Decoder *decoder, Activations *activations, int i
                                                               .width = c->mlp});
   linear_backward(decoder, a->y2, l->up, l->up_bias, activations->du, activations->dy, rows, c->hidden,
                   up_width(c));
+  adapter_backward(decoder, index, PRODUCT_UP, a, a->y2, activations->du, activations->dy, activations->dlow,
+                   rows);
   norm_backward(decoder, activations, a->x2, a->mean2, a->rstd2, l->norm2_gain, l->norm2_bias, rows);
 }
 
@@ -301,6 +317,8 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
   int rows = input->sequences.tokens;
   linear_backward(decoder, a->attended, l->proj, l->proj_bias, activations->dstream, activations->datt, rows,
                   query_width(c), c->hidden);
+  adapter_backward(decoder, index, PRODUCT_PROJ, a, a->attended, activations->dstream, activations->datt,
+                   activations->dlow, rows);
   backend->attention_backward(backend, &(AttentionBackward){.sequences = input->sequences,
                                                             .qkv = a->qkv,
                                                             .out = a->attended,
@@ -313,6 +331,8 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
   rope(decoder, activations->dqkv, input->positions, rows, true);
   linear_backward(decoder, a->y1, l->qkv, l->qkv_bias, activations->dqkv, activations->dy, rows, c->hidden,
                   qkv_width(c));
+  adapter_backward(decoder, index, PRODUCT_QKV, a, a->y1, activations->dqkv, activations->dy,
+                   activations->dlow, rows);
   norm_backward(decoder, activations, a->x1, a->mean1, a->rstd1, l->norm1_gain, l->norm1_bias, rows);
 }
 

@@ -13,8 +13,9 @@ typedef struct DecoderLayer {
   int qkv, qkv_bias;          /* [(Hq + 2 Hkv) d, H] */
   int proj, proj_bias;        /* [H, Hq d] */
   int norm2_gain, norm2_bias;
-  int up, up_bias;     /* [F, H], or [2F, H] (gate above up) for SwiGLU */
-  int down, down_bias; /* [H, F] */
+  int up, up_bias;                                /* [F, H], or [2F, H] (gate above up) for SwiGLU */
+  int down, down_bias;                            /* [H, F] */
+  int lora_a[LORA_TARGETS], lora_b[LORA_TARGETS]; /* [rank, in], [part of out, rank] */
 } DecoderLayer;
 
 typedef struct Decoder {
@@ -36,6 +37,7 @@ typedef struct DecoderInput {
 typedef struct LayerActivations {
   void *x1, *y1, *qkv, *attended, *x2, *y2, *u,
       *g;                                     /* [N, H | H | (Hq + 2 Hkv) d | Hq d | H | H | F or 2F | F] */
+  void *low[LORA_TARGETS];                    /* [N, rank] x At; NULL where there is no adapter */
   float *lse, *mean1, *rstd1, *mean2, *rstd2; /* [Hq, N], [N] ...; NULL without training */
 } LayerActivations;
 
@@ -47,6 +49,7 @@ typedef struct Activations {
   LayerActivations *layer;
   void *branch;                               /* [N, H] what the last layer adds to its x2 */
   void *dstream, *dy, *datt, *dqkv, *du, *dg; /* gradients */
+  void *dlow;                                 /* [N, rank] */
   void *memory;                               /* all of the above */
   size_t bytes;
 } Activations;

@@ -42,7 +42,7 @@ static void open_fixture(Fixture *f, bool llama) {
   *f = (Fixture){0};
   DecoderConfig config = tiny(llama);
   assert_int_equal(cpu_backend_open(0, &f->backend), OK);
-  assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, (ModelParts){0}, true, 7), OK);
+  assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, NULL, (ModelParts){0}, true, 7), OK);
   assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, true),
                    OK);
   assert_int_equal(model_rows_allocate(&f->rows, &f->model, MAX_TOKENS, true), OK);
