@@ -104,7 +104,7 @@ typedef struct NormBackward {
   const void *sum;          /* [rows, H]: what the norm was taken of */
   const void *dy;           /* [rows, H] */
   const void *dresidual;    /* [rows, H] or NULL; may alias dx */
-  const float *mean, *rstd; /* [rows] from the forward pass */
+  const float *mean, *rstd; /* [rows] from the forward pass; mean is NULL for RMS */
   const void *gain;         /* [H] */
   void *dx;                 /* [rows, H]; may be NULL */
   void *dgain, *dbias;      /* [H], accumulated; may be NULL */

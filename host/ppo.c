@@ -8,10 +8,12 @@
 /* ---- set-up ---- */
 
 static Status open_learner(Arena *arena, Learner *learner, Backend *backend, const char *folder,
-                           ModelParts parts, bool trainable, int max_tokens, int max_rows, uint64_t seed) {
+                           ModelParts parts, ActivationsUse use, int max_tokens, int max_rows,
+                           uint64_t seed) {
+  bool trainable = use != ACTIVATIONS_INFERENCE;
   TRY(model_load(arena, &learner->model, backend, folder, parts, trainable, seed));
   TRY(activations_allocate(&learner->activations, arena, &learner->model.decoder.config, backend, max_tokens,
-                           trainable));
+                           use));
   return model_rows_allocate(&learner->rows, &learner->model, max_rows, trainable);
 }
 
@@ -46,8 +48,11 @@ static Status allocate_tensors(Ppo *ppo) {
   return OK;
 }
 
-Status ppo_open(Arena *arena, Ppo *ppo, const PpoSettings *settings, Backend *backend, const char *sft_folder,
-                const char *reward_folder, int max_sequence, int max_reply, uint64_t seed) {
+Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *backend,
+                const char *sft_folder, const char *reward_folder, int max_sequence, int max_reply) {
+  const PpoSettings *settings = &experiment->ppo;
+  uint64_t seed = experiment->seed;
+  ActivationsUse use = training_activations(experiment);
   *ppo = (Ppo){.settings = settings,
                .backend = backend,
                .max_samples = settings->posts_per_step * settings->samples_per_post,
@@ -55,12 +60,12 @@ Status ppo_open(Arena *arena, Ppo *ppo, const PpoSettings *settings, Backend *ba
                .kl_coef = settings->kl_coef};
   int samples = settings->minibatch, max_tokens = samples * max_sequence, max_rows = samples * max_reply;
   bool shared = settings->critic == CRITIC_SHARED;
-  TRY(open_learner(arena, &ppo->policy, backend, sft_folder, (ModelParts){.value_head = shared}, true,
+  TRY(open_learner(arena, &ppo->policy, backend, sft_folder, (ModelParts){.value_head = shared}, use,
                    max_tokens, max_rows, seed));
-  TRY(open_learner(arena, &ppo->reference, backend, sft_folder, (ModelParts){0}, false, max_tokens, max_rows,
-                   seed));
+  TRY(open_learner(arena, &ppo->reference, backend, sft_folder, (ModelParts){0}, ACTIVATIONS_INFERENCE,
+                   max_tokens, max_rows, seed));
   if (!shared)
-    TRY(open_learner(arena, &ppo->critic, backend, reward_folder, (ModelParts){.value_head = true}, true,
+    TRY(open_learner(arena, &ppo->critic, backend, reward_folder, (ModelParts){.value_head = true}, use,
                      max_tokens, max_rows, seed));
   TRY(batch_allocate(arena, &ppo->batch, backend, max_tokens, samples));
   return allocate_tensors(ppo);

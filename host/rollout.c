@@ -41,7 +41,7 @@ Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, cons
   int prompt_tokens = max_posts * rollout->max_prompt, rows = rollout->max_rows;
   int max_tokens = prompt_tokens > rows ? prompt_tokens : rows;
   TRY(batch_allocate(arena, &rollout->prompts, backend, max_tokens, max_posts));
-  TRY(activations_allocate(&rollout->activations, arena, config, backend, max_tokens, false));
+  TRY(activations_allocate(&rollout->activations, arena, config, backend, max_tokens, ACTIVATIONS_INFERENCE));
   TRY(model_rows_allocate(&rollout->normed, model, rows, false));
   TRY(decode_cache_allocate(arena, &rollout->cache, model, prompt_tokens, rows, rollout->max_reply));
   void *device;

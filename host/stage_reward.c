@@ -94,7 +94,7 @@ static Status open_model(PairTask *task) {
   }
   int pairs = experiment->reward.pairs_per_batch, max_tokens = 2 * pairs * sequence_max(&task->reward.codec);
   TRY(activations_allocate(&task->activations, context->arena, &model->decoder.config, backend, max_tokens,
-                           true));
+                           training_activations(experiment)));
   TRY(model_rows_allocate(&task->rows, model, 2 * pairs, true));
   TRY(batch_allocate(context->arena, &task->batch, backend, max_tokens, 2 * pairs));
   size_t bytes = sizeof(float) * (size_t)pairs;

@@ -57,8 +57,10 @@ static Status sft_open_model(Sft *sft) {
   if (max_tokens < sequence_max(&sft->codec))
     return fail(INVALID, "sft.tokens_per_batch %d is less than the longest sequence, %d tokens; raise it",
                 max_tokens, sequence_max(&sft->codec));
-  TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true, experiment->seed));
-  TRY(activations_allocate(&sft->activations, context->arena, &config, backend, max_tokens, true));
+  TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true,
+                   experiment->seed));
+  TRY(activations_allocate(&sft->activations, context->arena, &config, backend, max_tokens,
+                           training_activations(experiment)));
   TRY(model_rows_allocate(&sft->rows, &sft->model, max_tokens, true));
   TRY(batch_allocate(context->arena, &sft->batch, backend, max_tokens, max_tokens));
   size_t bytes = (size_t)max_tokens * sizeof(float);
@@ -70,7 +72,8 @@ static Status sft_open_model(Sft *sft) {
   return OK;
 }
 
-/* The logprobs of the batch's targets, left on the device. With backward, adds the gradients of their mean. */
+/* The logprobs of the batch's targets, left on the device. With backward, adds the gradients of their mean.
+ */
 static void sft_pass(Sft *sft, bool backward) {
   Backend *backend = sft->context->backend;
   Batch *batch = &sft->batch;

@@ -5,6 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 
+ActivationsUse training_activations(const Experiment *experiment) {
+  return experiment->recompute ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT;
+}
+
 double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t steps) {
   double warmup = floor(settings->warmup * (double)steps);
   if ((double)step < warmup) return settings->lr * ((double)step + 1) / warmup;

@@ -99,14 +99,17 @@ static LayerActivations carve_layer(Carver *carver, const DecoderConfig *c, size
 
 static void carve_all(Carver *carver, const DecoderConfig *c, size_t element, Activations *out) {
   size_t n = (size_t)out->max_tokens;
+  bool training = out->use != ACTIVATIONS_INFERENCE;
+  LayerActivations first = {0};
   for (int l = 0; l < c->layers; l++) {
-    bool shared = !out->training && l > 0;
-    LayerActivations layer =
-        shared ? (LayerActivations){0} : carve_layer(carver, c, element, n, out->training);
-    if (out->layer) out->layer[l] = shared ? out->layer[0] : layer;
+    LayerActivations layer = first;
+    if (l == 0 || out->use == ACTIVATIONS_KEPT) layer = carve_layer(carver, c, element, n, training);
+    if (l == 0) first = layer;
+    if (l > 0 && out->use == ACTIVATIONS_RECOMPUTED) layer.x1 = carve(carver, n, c->hidden, element);
+    if (out->layer) out->layer[l] = layer;
   }
   out->branch = carve(carver, n, c->hidden, element);
-  if (!out->training) return;
+  if (!training) return;
   out->dstream = carve(carver, n, c->hidden, element);
   out->dy = carve(carver, n, c->hidden, element);
   out->datt = carve(carver, n, query_width(c), element);
@@ -116,18 +119,18 @@ static void carve_all(Carver *carver, const DecoderConfig *c, size_t element, Ac
   if (c->lora.rank) out->dlow = carve(carver, n, c->lora.rank, element);
 }
 
-size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, bool training) {
+size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, ActivationsUse use) {
   Carver carver = {0};
-  Activations measured = {.max_tokens = max_tokens, .training = training};
+  Activations measured = {.max_tokens = max_tokens, .use = use};
   carve_all(&carver, config, dtype_bytes(storage), &measured);
   return carver.at;
 }
 
 Status activations_allocate(Activations *activations, Arena *arena, const DecoderConfig *config,
-                            Backend *backend, int max_tokens, bool training) {
+                            Backend *backend, int max_tokens, ActivationsUse use) {
   *activations = (Activations){
-      .max_tokens = max_tokens, .training = training, .layer = NEW(arena, LayerActivations, config->layers)};
-  activations->bytes = activations_bytes(config, backend->storage, max_tokens, training);
+      .max_tokens = max_tokens, .use = use, .layer = NEW(arena, LayerActivations, config->layers)};
+  activations->bytes = activations_bytes(config, backend->storage, max_tokens, use);
   TRY(backend->alloc(backend, activations->bytes, "activations (fewer tokens per batch need less)",
                      &activations->memory));
   Carver carver = {activations->memory, 0};
@@ -217,6 +220,18 @@ void decoder_after_attention(const Decoder *decoder, int index, const LayerActiv
   adapter_forward(decoder, index, PRODUCT_DOWN, a, a->g, branch, rows);
 }
 
+static void attention(const Decoder *decoder, const LayerActivations *a, const Sequences *sequences) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  backend->attention(backend, &(Attention){.sequences = *sequences,
+                                           .qkv = a->qkv,
+                                           .out = a->attended,
+                                           .lse = a->lse,
+                                           .heads = c->heads,
+                                           .kv_heads = c->kv_heads,
+                                           .head_dim = c->head_dim});
+}
+
 void decoder_forward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
@@ -241,13 +256,7 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
                                             .heads = c->heads,
                                             .kv_heads = c->kv_heads,
                                             .head_dim = c->head_dim});
-    backend->attention(backend, &(Attention){.sequences = input->sequences,
-                                             .qkv = a->qkv,
-                                             .out = a->attended,
-                                             .lse = a->lse,
-                                             .heads = c->heads,
-                                             .kv_heads = c->kv_heads,
-                                             .head_dim = c->head_dim});
+    attention(decoder, a, &input->sequences);
     decoder_after_attention(decoder, i, a, activations->branch, rows);
   }
 }
@@ -336,11 +345,23 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
   norm_backward(decoder, activations, a->x1, a->mean1, a->rstd1, l->norm1_gain, l->norm1_bias, rows);
 }
 
+/* A layer's activations from the input that was kept of it. */
+static void forward_again(const Decoder *decoder, Activations *activations, int index,
+                          const DecoderInput *input) {
+  const LayerActivations *a = &activations->layer[index];
+  int rows = input->sequences.tokens;
+  decoder_before_attention(decoder, index, a, a->x1, NULL, input->positions, rows);
+  attention(decoder, a, &input->sequences);
+  decoder_after_attention(decoder, index, a, activations->branch, rows);
+}
+
 void decoder_backward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
   int rows = input->sequences.tokens;
   for (int i = c->layers - 1; i >= 0; i--) {
+    if (activations->use == ACTIVATIONS_RECOMPUTED && i < c->layers - 1)
+      forward_again(decoder, activations, i, input);
     backward_mlp(decoder, activations, i, rows);
     backward_attention(decoder, activations, i, input);
   }

@@ -60,9 +60,9 @@ static void open_fixture(Fixture *f, bool llama, Model *base) {
   for (int i = 0; i < 3; i++) assert_int_equal(make_folders(path_of(f, folders[i])), OK);
   assert_int_equal(model_save(base, path_of(f, "base")), OK);
   config.lora = every_target(llama);
-  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, true),
+  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, ACTIVATIONS_KEPT),
                    OK);
-  assert_int_equal(model_rows_allocate(&f->rows, base, MAX_TOKENS, true), OK);
+  assert_int_equal(model_rows_allocate(&f->rows, base, MAX_TOKENS, ACTIVATIONS_KEPT), OK);
   assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 8), OK);
   const int lengths[] = {11, 2, 17, 1, 7};
   for (int s = 0; s < 5; s++) {

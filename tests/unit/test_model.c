@@ -38,18 +38,21 @@ static DecoderConfig tiny(bool llama) {
                          .tied = !llama};
 }
 
-static void open_fixture(Fixture *f, bool llama) {
+static void open_for(Fixture *f, bool llama, ActivationsUse use) {
   *f = (Fixture){0};
   DecoderConfig config = tiny(llama);
   assert_int_equal(cpu_backend_open(0, &f->backend), OK);
-  assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, NULL, (ModelParts){0}, true, 7), OK);
-  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, true),
+  assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, NULL, (ModelParts){0}, true, 7),
+                   OK);
+  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, use),
                    OK);
   assert_int_equal(model_rows_allocate(&f->rows, &f->model, MAX_TOKENS, true), OK);
   assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 16), OK);
   f->logprob = NEW(&f->arena, float, MAX_TOKENS);
   f->dlogprob = NEW(&f->arena, float, MAX_TOKENS);
 }
+
+static void open_fixture(Fixture *f, bool llama) { open_for(f, llama, ACTIVATIONS_KEPT); }
 
 static void close_fixture(Fixture *f) {
   model_rows_free(&f->rows, f->backend);
@@ -153,6 +156,27 @@ static void llama_gradient_matches_finite_differences(void **state) {
   gradient_matches_finite_differences(true);
 }
 
+static void recomputed_activations_give_the_same_gradients(void **state) {
+  (void)state;
+  for (int llama = 0; llama < 2; llama++) {
+    float *grads[2];
+    size_t bytes[2], count = 0;
+    Fixture f[2];
+    for (int i = 0; i < 2; i++) {
+      open_for(&f[i], llama, i ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT);
+      fill(&f[i].batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
+      forward(&f[i]);
+      backward(&f[i]);
+      grads[i] = f[i].model.parameters.grads;
+      count = f[i].model.parameters.total;
+      bytes[i] = f[i].activations.bytes;
+    }
+    assert_memory_equal(grads[0], grads[1], count * sizeof(float));
+    assert_true(bytes[1] < bytes[0]);
+    for (int i = 0; i < 2; i++) close_fixture(&f[i]);
+  }
+}
+
 static void a_sequence_does_not_depend_on_its_neighbours(void **state) {
   (void)state;
   for (int llama = 0; llama < 2; llama++) {
@@ -224,6 +248,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(gpt2_gradient_matches_finite_differences),
       cmocka_unit_test(llama_gradient_matches_finite_differences),
+      cmocka_unit_test(recomputed_activations_give_the_same_gradients),
       cmocka_unit_test(a_sequence_does_not_depend_on_its_neighbours),
       cmocka_unit_test(decode_equals_forward),
   };
