@@ -14,13 +14,6 @@ const int most_slices = 528; /* 4 blocks a multiprocessor of a large GPU */
 const int least_steps = 4;   /* rows a thread sees at least, where there are that many */
 const int join_warps = 16;
 
-DEVICE void store_floats(float *to, const float (&from)[8]) {
-#pragma unroll
-  for (int half = 0; half < 8; half += 4)
-    store16(to + half, Bytes16{{float_to_bits(from[half]), float_to_bits(from[half + 1]),
-                                float_to_bits(from[half + 2]), float_to_bits(from[half + 3])}});
-}
-
 /* Sums of the columns over the rows that the block took: to[H]. scratch: [rows at once, H]. */
 template <int lanes, int spans>
 DEVICE void store_sums(const Share &share, const float (&sums)[spans][8], int hidden, float *scratch,

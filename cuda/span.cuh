@@ -58,4 +58,12 @@ DEVICE void store_span(bf16 *to, int count, bool aligned, const float (&from)[8]
     if (i < count) to[i] = to_bf16(from[i]);
 }
 
+/* 8 fp32 at a 16-byte aligned address. */
+DEVICE void store_floats(float *to, const float (&from)[8]) {
+#pragma unroll
+  for (int half = 0; half < 8; half += 4)
+    store16(to + half, Bytes16{{float_to_bits(from[half]), float_to_bits(from[half + 1]),
+                                float_to_bits(from[half + 2]), float_to_bits(from[half + 3])}});
+}
+
 #endif
