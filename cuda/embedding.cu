@@ -1,17 +1,17 @@
 /* out[r] = token_table[tokens[r]] + position_table[positions[r]], one rounding
  * table gradient[k] += sum of dout[r] over the rows r with index k, one rounding; the same for both tables
  *
- * Shapes: tables [V, H] and [positions, H], out and dout [N, H]. Backward without float atomics:
- *   1. rows are sorted as unique keys (index, row): 1024 a block in shared memory, then log2(N / 1024)
- * launches that merge pairs of runs, in which every key finds its place by binary search: 16 N bytes a
- * launch, a few microseconds each up to N = 64k, whatever V is;
- *   2. a warp takes 32 keys in their order and 256 columns and adds the rows of equal index in fp32; a sum
- * whose rows all lie within the 32 goes to the table, the others leave parts in the workspace (H N / 4
- * bytes): reads 2 N H bytes, reads and writes 2 H bytes for every index that occurs;
- *   3. the parts of an index that goes over several such segments are added in their order: 8 warps take a
- * range each, then the ranges, so that one token in every row costs N / 256 additions in a chain, not N. The
- * order of all sums follows from the indices alone. Lower bound: 6 N H bytes forward, 2 N H + 4 H (indices
- * that occur) backward. */
+ * Shapes: tables [V, H] and [positions, H], out and dout [N, H]. Backward, without atomics:
+ *   1. The rows are sorted as unique keys (index, row): 1024 a block in shared memory, then launches that
+ *      merge pairs of runs, log2(N / 1024) of them. Every key finds its place in the other run by binary
+ *      search: 16 N bytes and at most N log2 N probes a launch, whatever V is.
+ *   2. A warp takes 32 keys in their order (a segment) and 256 columns, and adds the rows of equal index in
+ *      fp32. A sum whose rows all lie in the segment goes to the table, the others leave parts in the
+ *      workspace (H N / 4 bytes). Reads 2 N H bytes; reads and writes 2 H bytes for every index that occurs.
+ *   3. The parts of an index that goes on over several segments are added in their order: 8 warps take a
+ *      range each, then the ranges. One token in every row costs N / 256 additions in a chain, not N.
+ * The order of all sums follows from the indices alone. Lower bound: 6 N H bytes forward (4 without
+ * positions), 2 N H + 4 H (indices that occur) backward. */
 #include "span.cuh"
 
 namespace {

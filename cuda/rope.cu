@@ -1,10 +1,10 @@
-/* Rotary position embedding (Su et al. 2021), in place on pairs (a, b) = (i, i + d/2) of the query and key
- * heads: (a, b) -> (a cos - b sin, a sin + b cos),  angle = position theta^(-2i/d);  inverse: -angle
+/* Rotary position embedding (Su et al. 2021), in place on the pairs (a, b) = (i, i + d/2) of the query and
+ * key heads: (a, b) -> (a cos - b sin, a sin + b cos),  angle = position theta^(-2i/d);  inverse: -angle
  *
- * Shapes: qkv [rows, (Hq + 2 Hkv) d]. A block takes a few rows: first a thread a (row, pair) finds the cosine
- * and the sine, in turns and double precision until only the fraction of a turn is left, so that a large
- * position costs no digits; then all threads turn 8 pairs at a time, 16 bytes an access. Lower bound: 4 (Hq +
- * Hkv) d bytes a row; an angle costs about 60 operations and serves Hq + Hkv pairs. */
+ * Shapes: qkv [rows, (Hq + 2 Hkv) d]. A block takes one or more rows. First a thread a (row, pair) finds the
+ * cosine and the sine: in turns and double precision until only the fraction of a turn is left, so that a
+ * large position costs no digits. Then all threads turn 8 pairs at a time, 16 bytes an access. Lower bound:
+ * 4 (Hq + Hkv) d bytes a row; an angle costs about 60 operations and serves Hq + Hkv pairs. */
 #include "span.cuh"
 
 namespace {

@@ -1,8 +1,8 @@
 /* gather: dst[i] = src[index[i]] + addend[index[i]];  scatter: dst = 0 but dst[index[i]] = src[i]
  *
- * Shapes: src, addend, dst rows of `cols`. 8 elements a thread. Lower bound, bytes an element moved: gather
- * 4, with an addend 6; scatter 4, and 2 for every element of dst: zeroed in one launch, the named rows over
- * it in a second. */
+ * Shapes: src, addend, dst rows of `cols`. 8 elements a thread. Scatter zeroes dst in one launch and writes
+ * the named rows over it in a second. Lower bound, bytes an element: gather 4, with an addend 6; scatter 4,
+ * and 2 for every element of dst. */
 #include "span.cuh"
 
 namespace {
