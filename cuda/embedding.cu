@@ -60,12 +60,11 @@ DEVICE int rank_among(const uint64_t *keys, int count, uint64_t key) {
   return low;
 }
 
-/* Where key i goes when its run of `run` sorted keys is merged with its neighbour. */
+/* Where key i goes when its run of `run` sorted keys, a power of two, is merged with its neighbour. */
 DEVICE int merged_place(const uint64_t *keys, int count, int run, int i) {
-  int own = i / run * run, pair = own / (2 * run) * (2 * run);
-  int other = own == pair ? pair + run : pair;
+  int own = i & -run, other = own ^ run;
   int others = other >= count ? 0 : count - other < run ? count - other : run;
-  return pair + i - own + rank_among(keys + other, others, keys[i]);
+  return (own & other) + (i - own) + rank_among(keys + other, others, keys[i]);
 }
 
 __global__ void __launch_bounds__(chunk) sort_chunks(const int32_t *index, int rows, uint64_t *keys) {
