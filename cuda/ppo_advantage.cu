@@ -143,14 +143,15 @@ DEVICE void write_span(const PpoAdvantage &op, int first, int left, const Span &
 }
 
 /* By `team` warps, of which this is number `member`: 1, or all of the block. A step is `team` spans, the
- * rightmost first; total[step % 2] carries their shares, so that one barrier a step is enough. */
+ * rightmost first, whose shares total[turn] carries; turn alternates over the replies too, so that one
+ * barrier a step is enough. */
 template <int team>
-DEVICE void advantages_of(const PpoAdvantage &op, int reply, int member, const Decay &decay,
+DEVICE void advantages_of(const PpoAdvantage &op, int reply, int member, const Decay &decay, int &turn,
                           Moments &moments) {
   SHARED(float, total, [2][warps]);
   int begin = op.replies.cu_seqlens[reply], end = op.replies.cu_seqlens[reply + 1];
   float score = op.score[reply], right = 0.0f; /* A of the token right of the step */
-  for (int last = ceil_div(end - begin, span) - 1, step = 0; last >= 0; last -= team, step ^= 1) {
+  for (int last = ceil_div(end - begin, span) - 1; last >= 0; last -= team) {
     int own = last - member, first = begin + own * span;
     int left = own < 0 ? 0 : end - first;
     Span s;
@@ -160,12 +161,13 @@ DEVICE void advantages_of(const PpoAdvantage &op, int reply, int member, const D
     if (team == 1) {
       right = fmaf(decay.square[by_span], right, s.total);
     } else {
-      if (lane_index() == 0) total[step][member] = s.total;
+      if (lane_index() == 0) total[turn][member] = s.total;
       block_sync();
       for (int i = 0; i < team; i++) {
         if (i == member) right_of_own = right;
-        right = fmaf(decay.square[by_span], right, total[step][i]);
+        right = fmaf(decay.square[by_span], right, total[turn][i]);
       }
+      turn ^= 1;
     }
     write_span(op, first, left, s, right_of_own, decay, moments);
   }
@@ -180,8 +182,9 @@ __global__ void __launch_bounds__(threads, 2)
   int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
   Decay decay = decay_of(op.gamma * op.lambda);
   Moments own = {};
+  int turn = 0;
   for (int i = block * teams + warp_index() / team; i < op.replies.count; i += blocks * teams)
-    advantages_of<team>(op, i, warp_index() % team, decay, own);
+    advantages_of<team>(op, i, warp_index() % team, decay, turn, own);
   own = merge_moments(own);
   if (thread == 0) partial[block] = own;
   grid_barrier(counter);

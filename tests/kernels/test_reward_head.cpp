@@ -70,7 +70,7 @@ struct Expected {
 static void expect_rows(const bf16 *got, const std::vector<double> &want) {
   for (size_t i = 0; i < want.size(); i++) {
     double x = number(got[i]);
-    if (isnan(want[i]) ? got[i].bits == 0xFFFF : fabs(x - want[i]) <= 1e-6 + 2.1e-3 * fabs(want[i])) continue;
+    if (isnan(want[i]) ? got[i].bits == 0xFFFF : fabs(x - want[i]) <= 1e-6 + 4e-3 * fabs(want[i])) continue;
     fail_msg("dhidden[%zu] is %.7g, should be %.7g", i, x, want[i]);
   }
 }
@@ -93,7 +93,7 @@ static void check(int pairs, int hidden_size, bool mapped, bool with_margin, flo
     expect_close("reward", reward.get(), want.reward, 1e-5, 2e-5);
     expect_close("loss", loss.get(), want.loss, 1e-5, 2e-5);
     expect_rows(dhidden.get(), want.dhidden);
-    expect_close("dweight", dweight.get(), want.dweight, 2.1e-3, 1e-5);
+    expect_close("dweight", dweight.get(), want.dweight, 4e-3, 1e-5);
     assert_int_equal(dbias[0].bits, 0x3f81); /* moves both rewards alike */
     std::vector<bf16> all(dhidden.get(), dhidden.get() + dhidden.count());
     all.insert(all.end(), dweight.get(), dweight.get() + dweight.count());
@@ -197,7 +197,7 @@ static void agrees_with_the_cpu(void **) {
   expect_close("reward", reward.get(), doubles(reward_cpu), 1e-5, 1e-5);
   expect_close("loss", loss.get(), doubles(loss_cpu), 1e-5, 1e-5);
   expect_rows(dhidden.get(), doubles(dhidden_cpu));
-  expect_close("dweight", dweight.get(), doubles(dweight_cpu), 2.1e-3, 1e-5);
+  expect_close("dweight", dweight.get(), doubles(dweight_cpu), 4e-3, 1e-5);
   expect_close("dbias", dbias.get(), doubles(dbias_cpu), 0, 0);
 }
 

@@ -90,11 +90,11 @@ static void check_backward(int rows, int hidden_size, bool mapped, bool accumula
     for (size_t i = 0; i < named.size(); i++) {
       if (!named[i]) assert_int_equal(dhidden[i].bits, dhidden_start[i].bits);
       if (named[i] && !(fabs(number(dhidden[i]) - number(dhidden_want[i])) <=
-                        2.1e-3 * fabs(number(dhidden_want[i])) + 1e-6))
+                        4e-3 * fabs(number(dhidden_want[i])) + 1e-6))
         fail_msg("dhidden[%zu] is %g, should be %g", i, number(dhidden[i]), number(dhidden_want[i]));
     }
-    expect_close("dweight", dweight.get(), dweight_want, 2.1e-3, 1e-4); /* half an ulp of bf16 */
-    expect_close("dbias", dbias.get(), dbias_want, 2.1e-3, 1e-4);
+    expect_close("dweight", dweight.get(), dweight_want, 4e-3, 1e-4); /* half an ulp of bf16 */
+    expect_close("dbias", dbias.get(), dbias_want, 4e-3, 1e-4);
     std::vector<bf16> all(dhidden.get(), dhidden.get() + dhidden.count());
     all.insert(all.end(), dweight.get(), dweight.get() + H);
     all.push_back(dbias[0]);
