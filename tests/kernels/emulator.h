@@ -269,6 +269,11 @@ static inline float fast_exp2(float x) { return exp2f(x); }
 static inline float fast_log2(float x) { return log2f(x); }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
+static inline uint64_t multiply_high(uint64_t a, uint64_t b) {
+  __extension__ typedef unsigned __int128 Wide;
+  return static_cast<uint64_t>(static_cast<Wide>(a) * b >> 64);
+}
+
 /* Memory */
 
 static inline void emulator_check_aligned(const void *pointer, size_t bytes, Site site) {
@@ -276,6 +281,16 @@ static inline void emulator_check_aligned(const void *pointer, size_t bytes, Sit
     emulator_error(site, "%p is not %zu-byte aligned", pointer, bytes);
 }
 
+static inline Bytes8 load_bytes8(const void *from, Site site = SITE_HERE) {
+  emulator_check_aligned(from, 8, site);
+  Bytes8 bytes;
+  memcpy(&bytes, from, 8);
+  return bytes;
+}
+static inline void store_bytes8(void *to, const Bytes8 &bytes, Site site = SITE_HERE) {
+  emulator_check_aligned(to, 8, site);
+  memcpy(to, &bytes, 8);
+}
 static inline Bytes16 load16(const void *from, Site site = SITE_HERE) {
   emulator_check_aligned(from, 16, site);
   Bytes16 bytes;
