@@ -338,7 +338,7 @@ __global__ void __launch_bounds__(threads) sample(Sample a, float inverse) {
     return;
   }
 
-  Random4 r = philox(a.key, static_cast<uint32_t>(a.sample[blockIdx.x]),
+  Random4 r = philox(*a.key, static_cast<uint32_t>(a.sample[blockIdx.x]),
                      static_cast<uint32_t>(a.position[blockIdx.x]));
   uint64_t random = static_cast<uint64_t>(r.v[0]) << 32 | r.v[1];
   if (a.top_k <= 0 && !(a.top_p < 1.0f)) {

@@ -8,7 +8,7 @@ cat >"$folder/model.json" <<'JSON'
  "norm": "layer", "rope": false, "activation": "gelu", "bias": true, "qkv_bias": true, "tied": true}
 JSON
 cat >"$folder/llama.json" <<'JSON'
-{"hidden": 24, "layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 36, "max_positions": 64,
+{"hidden": 24, "layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 48, "max_positions": 64,
  "norm": "rms", "rope": true, "activation": "swiglu", "bias": false, "qkv_bias": true, "tied": false}
 JSON
 cat >"$folder/tiny.json" <<JSON

@@ -26,7 +26,7 @@ struct Case {
     Sample op = {};
     op.rows = rows, op.vocab = vocab;
     op.temperature = cut.temperature, op.top_p = cut.top_p, op.top_k = cut.top_k;
-    op.key = key;
+    op.key = &key;
     return op;
   }
 
@@ -64,10 +64,11 @@ static Drawn draw(const Case &c, const Cut &cut, size_t skew = 0, std::vector<fl
   size_t rows = static_cast<size_t>(c.rows);
   DeviceArray<float> logits(c.logits.size() + skew), logprob(rows);
   DeviceArray<int32_t> sample(c.sample), position(c.position), token(rows);
+  DeviceArray<RandomKey> key(std::vector<RandomKey>{c.key});
   for (size_t i = 0; i < c.logits.size(); i++) logits[skew + i] = c.logits[i];
   Sample op = c.operation(cut);
   op.logits = logits.get() + skew;
-  op.sample = sample.get(), op.position = position.get();
+  op.key = key.get(), op.sample = sample.get(), op.position = position.get();
   op.token = token.get(), op.logprob = logprob.get();
   cuda_sample(emulator_backend(), &op);
   Drawn out;

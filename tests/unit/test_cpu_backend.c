@@ -1,4 +1,6 @@
 /* Memory, copies and conversions of the CPU backend. */
+#include <time.h>
+
 #include "gradcheck.h"
 
 static void memory_is_counted_and_given_back(void **state) {
