@@ -172,8 +172,7 @@ __global__ void __launch_bounds__(segment_warps * 32) sum_segments(TableGradient
       for (int i = 0; i < 8; i++) sum[i] += x[i];
       int of = warp_shuffle(index, from + j);
       if (from + j >= count || !(ends >> (from + j) & 1u)) continue;
-      bool goes_on = from + j == count - 1 && of == behind;
-      if (of == before || goes_on) {
+      if (of == before || of == behind) {
         float *part = part_of(op, at, of == before ? 0 : 1) + column;
         store_part(part, width, op.hidden % 8 == 0, sum);
       } else {

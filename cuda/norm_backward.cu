@@ -46,10 +46,11 @@ __global__ void __launch_bounds__(lanes ? lanes_threads : most_threads)
   for (int from = first; from < end; from += rows_at_once(lanes)) {
     int row = from + own_row<lanes>();
     Share share = share_of<lanes>(row, end, hidden);
-    Bytes16 sum[spans], dy[spans], gain[spans];
+    Bytes16 sum[spans], dy[spans], gain[spans], dx[spans];
     load_share(share, op.sum, share.start, sum);
     load_share(share, op.dy, share.start, dy);
     load_share(share, op.gain, 0, gain);
+    load_share(share, op.dresidual, share.start, dx);
     float mean = layer && row < end ? op.mean[row] : 0.0f, rstd = row < end ? op.rstd[row] : 0.0f;
     float n[spans][8], dn[spans][8], sum_dn = 0.0f, sum_dn_n = 0.0f;
 #pragma unroll
@@ -71,16 +72,15 @@ __global__ void __launch_bounds__(lanes ? lanes_threads : most_threads)
     if (!op.dx) continue;
     float mean_dn = layer ? row_sum<lanes>(sum_dn) / width : 0.0f;
     float mean_dn_n = row_sum<lanes>(sum_dn_n) / width;
-    load_share(share, op.dresidual, share.start, dy);
 #pragma unroll
     for (int s = 0; s < spans; s++) {
       float d[8];
-      unpack8(dy[s], d);
+      unpack8(dx[s], d);
 #pragma unroll
       for (int i = 0; i < 8; i++) d[i] += rstd * (dn[s][i] - mean_dn - n[s][i] * mean_dn_n);
-      dy[s] = pack8(d);
+      dx[s] = pack8(d);
     }
-    store_share(share, op.dx, dy);
+    store_share(share, op.dx, dx);
   }
   if (!partial) return;
   Share share = share_of<lanes>(0, 1, hidden);

@@ -134,6 +134,10 @@ static void runs_meet_the_borders_of_segments(void **) {
   for (size_t i = index.size() - 1; i > 0; i--) std::swap(index[i], index[i * 7919 % (i + 1)]);
   BackwardCase(index, token, 12, 400).check(schedules);
   BackwardCase(index, token, 8, 401).check(schedules);
+  /* The key behind a run that ends at a border is the least of its index: row 0. */
+  std::vector<int32_t> first_row(65, 0);
+  first_row[0] = 1;
+  BackwardCase(first_row, 2, 8, 402).check(schedules);
 }
 
 /* 1 + 2^-9 in bf16 is 1, but two of them are not: rounding after each row would lose all of it. */
