@@ -276,6 +276,12 @@ int cuda_backend_devices(void) {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+const char *cuda_backend_problem(void) {
+  int count = 0;
+  cudaError_t error = cudaGetDeviceCount(&count);
+  return error == cudaSuccess ? "no GPU is visible" : cudaGetErrorString(error);
+}
+
 Status cuda_backend_open(int index, Backend **out) {
   cudaDeviceProp properties;
   cudaError_t error = cudaSetDevice(index);

@@ -445,7 +445,8 @@ Status backend_kind(const char *device, const char **out) CHECKED;
 Status cpu_backend_open(int index, Backend **out) CHECKED;
 #ifdef POPALM_CUDA
 Status cuda_backend_open(int index, Backend **out) CHECKED;
-int cuda_backend_devices(void); /* number of GPUs; 0 without a driver */
+int cuda_backend_devices(void);         /* number of GPUs; 0 without a driver */
+const char *cuda_backend_problem(void); /* why there are none */
 #endif
 
 #endif

@@ -144,6 +144,7 @@ Backend *emulator_backend() {
 }
 
 int cuda_backend_devices(void) { return 1; }
+const char *cuda_backend_problem(void) { return ""; }
 
 /* POPALM_EMULATOR_SCHEDULE: the number of the schedule under which the program's kernels run. */
 Status cuda_backend_open(int, Backend **out) {
