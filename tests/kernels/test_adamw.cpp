@@ -72,7 +72,7 @@ static void check(const Parameters &p, AdamW op, const float *norm, size_t skew)
     op.master = master.get() + skew, op.m = m.get() + skew, op.v = v.get() + skew;
     op.grad = grad.get() + skew, op.copy = copy.get() + skew, op.norm = norm ? device_norm.get() : nullptr;
     cuda_adamw(emulator_backend(), &op);
-    expect_close("master", master.get() + skew, doubles(want.master), 1e-6, 1e-6 * number(op.lr));
+    expect_close("master", master.get() + skew, doubles(want.master), 1e-6, 1e-5 * number(op.lr));
     expect_close("m", m.get() + skew, doubles(want.m), 1e-6, 1e-7);
     expect_close("v", v.get() + skew, doubles(want.v), 1e-6, 1e-9);
     for (size_t i = 0; i < op.count; i++)
@@ -121,7 +121,7 @@ static void one_unaligned_array_is_enough(void **) {
     op.master = master.get() + at[0], op.m = m.get() + at[1], op.v = v.get() + at[2];
     op.grad = grad.get() + at[3], op.copy = copy.get() + at[4];
     cuda_adamw(emulator_backend(), &op);
-    expect_close("master", master.get() + at[0], doubles(want.master), 1e-6, 1e-8);
+    expect_close("master", master.get() + at[0], doubles(want.master), 1e-6, 1e-7);
   }
 }
 
