@@ -121,7 +121,7 @@ static void tokens_are_those_of_the_cpu_backend(void **) {
   TestRandom random(1);
   const float top_ps[] = {1, 0.7f, 0.95f, 0.1f, 0.999f}, scales[] = {0.02f, 1, 3, 12};
   const float steps[] = {0, 0, 0.5f};
-  for (int i = 0; i < 80; i++) {
+  for (int i = 0; i < 60; i++) {
     int vocab = 1 + random.below(i % 2 ? 30 : 900);
     Cut cut = {0.3f + 1.2f * static_cast<float>(random.uniform()), top_ps[random.below(5)],
                random.below(2) ? 1 + random.below(vocab + 3) : 0};
@@ -157,13 +157,16 @@ static void more_candidates_than_fit(void **) {
       check_once(random_case(random, 1, vocab, 0, 0), cut);
     }
   check_everywhere(random_case(random, 1, capacity + 5, 1, 0.25f), {1, 0.8f, 2000});
+  Case some = random_case(random, 1, 6007, 0.1f, 0);
+  for (size_t j = 0; j < 6007; j += 5) some.logits[j] = -60; /* in the row, but no candidates */
+  for (int top_k : {4000, 5500}) check_once(some, {1, 1, top_k});
 }
 
 /* Where candidates do not fit, their exponentials stand where the logits were: bit for bit those of the CPU.
  */
 static void exponentials_are_those_of_the_cpu_backend(void **) {
   TestRandom random(5);
-  const int vocab = 20011;
+  const int vocab = 150011;
   std::vector<float> logits(vocab), left;
   for (float &x : logits) x = static_cast<float>(-22 * random.uniform() * random.uniform());
   logits[77] = 0.75f;
@@ -184,6 +187,19 @@ static void exponentials_are_those_of_the_cpu_backend(void **) {
   assert_int_equal(dropped, 1);
 }
 
+/* One unit of 2^-40 more or less: (2^40 + 65537) (1 - 2^-24) is 2^40 and a fraction, which takes both. */
+static void the_nucleus_is_full_at_the_share_rounded_up(void **) {
+  float logit = -16.65f;
+  while (simd::fast_exp(logit) * 0x1p40f < 65537) logit = nextafterf(logit, 0);
+  assert_true(simd::fast_exp(logit) * 0x1p40f < 65538);
+  Case c(1, 3, {logit, 2 * logit, 0}, 7);
+  check_everywhere(c, {1, 1 - 0x1p-24f, 0});
+  assert_true(draw(c, {1, 1 - 0x1p-24f, 0}).logprob[0] < 0);
+  TestRandom random(9);
+  for (float top_p : {0.0f, 1e-9f, 0x1p-40f})
+    check_everywhere(random_case(random, 4, 77, 2, 1), {1, top_p, 0});
+}
+
 static void a_whole_vocabulary(void **) {
   TestRandom random(6);
   const int vocab = 151936;
@@ -191,22 +207,27 @@ static void a_whole_vocabulary(void **) {
   for (const Cut &cut : {Cut{1, 1, 0}, Cut{0.95f, 0.7f, 0}, Cut{0.8f, 0.95f, 50}}) check_once(c, cut);
 }
 
-/* A draw from the row itself must reach its first and its last token, wherever the vectors begin. */
-static void every_token_can_be_drawn(void **) {
-  for (int vocab : {6, 131}) {
-    std::vector<float> logits;
-    for (int favourite = 0; favourite < vocab; favourite++)
-      for (int j = 0; j < vocab; j++) logits.push_back(j == favourite ? 0.0f : -40.0f);
-    Case c(vocab, vocab, logits, 9);
-    for (const Cut &cut : {Cut{1, 1, 0}, Cut{1, 0.9f, 0}, Cut{1, 1, 1}}) {
-      emulator_schedule(schedule_number(vocab % schedules));
-      Drawn got = draw(c, cut, 3);
-      for (int r = 0; r < vocab; r++) {
-        assert_int_equal(got.token[static_cast<size_t>(r)], r);
-        assert_true(got.logprob[static_cast<size_t>(r)] == 0);
-      }
+/* A row a token from first to last, each with no likely token but that one. */
+static void check_favourites(int vocab, int first, int last) {
+  std::vector<float> logits;
+  for (int favourite = first; favourite <= last; favourite++)
+    for (int j = 0; j < vocab; j++) logits.push_back(j == favourite ? 0.0f : -40.0f);
+  Case c(last - first + 1, vocab, logits, 9);
+  for (const Cut &cut : {Cut{1, 1, 0}, Cut{1, 0.9f, 0}, Cut{1, 1, 1}}) {
+    emulator_schedule(schedule_number(vocab % schedules));
+    Drawn got = draw(c, cut, 3);
+    for (size_t r = 0; r < got.token.size(); r++) {
+      assert_int_equal(got.token[r], first + static_cast<int>(r));
+      assert_true(got.logprob[r] == 0);
     }
   }
+}
+
+/* The first and the last of a row, wherever its vectors begin; the seams of parts of 33 vectors. */
+static void every_token_can_be_drawn(void **) {
+  check_favourites(6, 0, 5);
+  check_favourites(131, 0, 130);
+  check_favourites(2053, 122, 140);
 }
 
 static void temperature_zero_takes_the_largest_and_the_lower_id_on_ties(void **) {
@@ -257,6 +278,7 @@ int main() {
       cmocka_unit_test(top_k_around_the_number_of_threads),
       cmocka_unit_test(more_candidates_than_fit),
       cmocka_unit_test(exponentials_are_those_of_the_cpu_backend),
+      cmocka_unit_test(the_nucleus_is_full_at_the_share_rounded_up),
       cmocka_unit_test(a_whole_vocabulary),
       cmocka_unit_test(every_token_can_be_drawn),
       cmocka_unit_test(temperature_zero_takes_the_largest_and_the_lower_id_on_ties),
