@@ -482,10 +482,12 @@ void emulator_barrier(const char *word, int id, int threads, bool wait, Site sit
   arrive(barrier, threads, wait, word, site);
 }
 
-void emulator_grid_barrier(const uint32_t *counter, Site site) {
+void emulator_grid_barrier(uint32_t *counter, Site site) {
   if (!gang.cooperative) emulator_error(site, "grid_barrier in a launch that is not cooperative");
   if (!counter || *counter & 0x7fffffffu) emulator_error(site, "grid_barrier: its counter is not at rest");
-  arrive(gang.grid, static_cast<int>(gang.by_rank.size()), true, "grid_barrier", site);
+  int threads = static_cast<int>(gang.by_rank.size());
+  if (gang.grid.arrived == threads - 1) *counter ^= 0x80000000u; /* as the device leaves it */
+  arrive(gang.grid, threads, true, "grid_barrier", site);
 }
 
 void emulator_yield(Site site) {

@@ -115,7 +115,7 @@ bool emulator_is_shared(const void *pointer, size_t bytes);
 void emulator_collective(const char *word, Site site, void *argument,
                          void (*compute)(void *const *arguments));
 void emulator_barrier(const char *word, int id, int threads, bool wait, Site site);
-void emulator_grid_barrier(const uint32_t *counter, Site site);
+void emulator_grid_barrier(uint32_t *counter, Site site);
 void emulator_yield(Site site);
 void emulator_copy(void *shared, const void *global, int bytes, bool valid, Site site);
 void emulator_copy_commit();

@@ -20,12 +20,24 @@ struct Tokens {
         advantage(random.normals_f32(size(tokens_))),
         old_value(random.normals_f32(size(tokens_))),
         value(near(old_value, distance)),
-        returns(random.normals_f32(size(tokens_))) {}
+        returns(random.normals_f32(size(tokens_))) {
+    for (size_t t = 0; t < size(tokens_); t++) leave_ties(t);
+  }
 
   std::vector<float> near(const DeviceArray<float> &x, float distance) {
     std::vector<float> out(x.count());
     for (size_t i = 0; i < out.size(); i++) out[i] = x[i] + distance * random.normal();
     return out;
+  }
+  /* So near a bound fp32 and double may differ in which branch they take. */
+  void leave_ties(size_t t) {
+    const Settings &s = settings;
+    double ratio = exp(number(logprob[t]) - number(old_logprob[t]));
+    for (double bound : {1 - number(s.clip_low), 1 + number(s.clip_high), number(s.dual_clip)})
+      if (fabs(ratio - bound) <= 1e-5 * bound) logprob[t] = old_logprob[t];
+    double clip = number(s.value_clip), change = number(value[t]) - number(old_value[t]);
+    double error = number(value[t]) - number(returns[t]), cut = error - change + copysign(clip, change);
+    if (fabs(fabs(change) - clip) < 1e-5 || fabs(fabs(cut) - fabs(error)) < 1e-5) value[t] = old_value[t];
   }
   PpoLoss op() const {
     const Settings &s = settings;
@@ -136,6 +148,8 @@ static void every_clip_alone(void **) {
 /* V_old + (V - V_old) is not V in fp32, but nothing is cut. */
 static void small_changes_are_not_clipped(void **) {
   Tokens c(3000, usual, 1e-3f, 30);
+  c.settings.value_clip = 20;
+  for (size_t t = 0; t < 3000; t++) c.value[t] = 0.01f * c.random.normal(), c.returns[t] *= 1e-3f;
   Result got(c);
   FOR_EACH_SCHEDULE {
     got.run(c);

@@ -103,7 +103,7 @@ static void check(int pairs, int hidden_size, bool mapped, bool with_margin, flo
 }
 
 static void rewards_losses_and_gradients_of_any_width(void **) {
-  const int widths[] = {1, 7, 8, 63, 64, 72, 250, 1000};
+  const int widths[] = {1, 7, 8, 12, 63, 64, 72, 250, 1000};
   uint32_t test_case = 0;
   for (int width : widths)
     for (int kind = 0; kind < 2; kind++)

@@ -103,7 +103,7 @@ static void check_backward(int rows, int hidden_size, bool mapped, bool accumula
   }
 }
 
-static const int widths[] = {1, 7, 8, 250, 256, 264, 517, 1024};
+static const int widths[] = {1, 7, 8, 12, 250, 256, 260, 517, 1024};
 
 static void value_of_rows_of_any_width(void **) {
   uint32_t test_case = 0;
