@@ -388,6 +388,11 @@ struct Backend {
   void (*memory)(Backend *, size_t *used, size_t *total); /* bytes */
   void (*close)(Backend *);
 
+  /* Seconds of the device between start and stop, on the backend's stream; stop waits for it. One pair at a
+   * time, not inside a recording. */
+  void (*timer_start)(Backend *);
+  Status (*timer_stop)(Backend *, double *seconds) CHECKED;
+
   /* A recorded sequence of operations, replayed without launch cost. record_begin returns false where
    * there is nothing to gain (CPU): the caller then issues the operations itself. */
   bool (*record_begin)(Backend *);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/arena.h"
@@ -17,6 +18,7 @@ typedef struct CpuState {
   size_t used, total; /* bytes allocated by alloc; bytes this process may have */
   void *workspace;
   size_t workspace_bytes;
+  double timer_started; /* seconds of the monotonic clock */
 } CpuState;
 
 /* Stands before every allocation, so that free knows its size. */
@@ -165,6 +167,21 @@ static void cpu_close(Backend *backend) {
   free(backend);
 }
 
+static double monotonic_seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void cpu_timer_start(Backend *backend) {
+  ((CpuState *)backend->state)->timer_started = monotonic_seconds();
+}
+
+static Status cpu_timer_stop(Backend *backend, double *seconds) {
+  *seconds = monotonic_seconds() - ((const CpuState *)backend->state)->timer_started;
+  return OK;
+}
+
 /* Operations run at once, so there is nothing to record. */
 static bool cpu_record_begin(Backend *backend) {
   (void)backend;
@@ -220,6 +237,8 @@ static const Backend cpu_backend = {
     .synchronize = cpu_synchronize,
     .memory = cpu_memory,
     .close = cpu_close,
+    .timer_start = cpu_timer_start,
+    .timer_stop = cpu_timer_stop,
     .record_begin = cpu_record_begin,
     .record_end = cpu_record_end,
     .replay = cpu_replay,

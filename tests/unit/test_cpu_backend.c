@@ -111,6 +111,21 @@ static void the_backend_describes_itself(void **state) {
   check_end(&check);
 }
 
+static void the_timer_measures_the_time_between_start_and_stop(void **state) {
+  (void)state;
+  Check check;
+  check_begin(&check, "timer");
+  const struct timespec pause = {.tv_nsec = 20000000};
+  double empty, long_one;
+  check.backend->timer_start(check.backend);
+  assert_int_equal(check.backend->timer_stop(check.backend, &empty), OK);
+  check.backend->timer_start(check.backend);
+  nanosleep(&pause, NULL);
+  assert_int_equal(check.backend->timer_stop(check.backend, &long_one), OK);
+  assert_true(empty >= 0 && long_one >= 0.02 && long_one > empty);
+  check_end(&check);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(memory_is_counted_and_given_back),
@@ -119,6 +134,7 @@ int main(void) {
       cmocka_unit_test(bf16_rounds_to_the_nearest_even),
       cmocka_unit_test(conversions_cover_every_element_and_type),
       cmocka_unit_test(the_backend_describes_itself),
+      cmocka_unit_test(the_timer_measures_the_time_between_start_and_stop),
   };
   return cmocka_run_group_tests_name("cpu backend", tests, NULL, NULL);
 }
