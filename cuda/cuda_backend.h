@@ -18,10 +18,9 @@ struct CudaState {
   uint32_t *grid_counter; /* device, one word, zero at rest: see grid_barrier */
   void *workspace;        /* device scratch, see cuda_workspace */
   size_t workspace_bytes;
-  void *library;      /* cuBLASLt */
-  void *recording;    /* the graph that is being recorded, or NULL */
-  const char *failed; /* kernel or call of the first error, or NULL */
-  int error;          /* its cudaError_t */
+  struct CublasLt *library; /* for cuda_product; NULL: every product goes by the kernel of product.cu */
+  const char *failed;       /* kernel or call of the first error, or NULL */
+  int error;                /* its cudaError_t */
 };
 
 static inline CudaState *cuda_state(Backend *backend) { return static_cast<CudaState *>(backend->state); }
@@ -50,6 +49,11 @@ struct Product {
 void cuda_product(Backend *backend, const Product *product);
 /* The kernel of product.cu: any shape and alignment, no library. */
 void cuda_product_plain(Backend *backend, const Product *product);
+
+/* cuBLASLt for one device, or NULL where its library cannot be found (LD_LIBRARY_PATH) or opened. */
+CublasLt *cublaslt_open(void);
+void cublaslt_close(CublasLt *library);
+size_t cublaslt_version(const CublasLt *library); /* as CUBLAS_VERSION: 130100 is 13.1 */
 
 /* The launchers, one an operation, each in the file of its name. */
 void cuda_embedding(Backend *backend, const Embedding *op);

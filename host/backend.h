@@ -237,7 +237,7 @@ typedef struct Sample {
   int rows, vocab;
   float temperature, top_p;
   int top_k;
-  RandomKey key;
+  const RandomKey *key;    /* [1] */
   const int32_t *sample;   /* [rows] */
   const int32_t *position; /* [rows] index of the new token in the reply */
   int32_t *token;          /* [rows] */
@@ -393,9 +393,11 @@ struct Backend {
   void (*timer_start)(Backend *);
   Status (*timer_stop)(Backend *, double *seconds) CHECKED;
 
-  /* A recorded sequence of operations, replayed without launch cost. record_begin returns false where
-   * there is nothing to gain (CPU): the caller then issues the operations itself. */
-  bool (*record_begin)(Backend *);
+  /* A sequence of operations between record_begin and record_end is not run but kept, and each replay runs it
+   * with the pointers and sizes of then, without launch cost. Operations only: no uploads or downloads. Run the
+   * sequence once before it is recorded: first calls may load code or grow scratch memory. */
+  bool records; /* false where there is nothing to gain (CPU): the four are NULL */
+  void (*record_begin)(Backend *);
   void *(*record_end)(Backend *);
   void (*replay)(Backend *, void *recording);
   void (*record_free)(Backend *, void *recording);

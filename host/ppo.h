@@ -27,7 +27,7 @@ typedef struct PpoTensors {
   float *advantage, *returns;
   float *score;        /* [max_samples] */
   int32_t *cu_seqlens; /* [max_samples+1] */
-  float *stats;        /* [ADVANTAGE_STATS or PPO_STATS] */
+  float *stats;        /* [ADVANTAGE_STATS], then [updates of the step, PPO_STATS] */
   /* a minibatch's: */
   float *mb_old_logprob, *mb_advantage, *mb_old_value, *mb_returns;
   float *mb_logprob, *mb_value, *mb_dlogprob, *mb_dvalue, *mb_dentropy;

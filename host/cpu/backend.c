@@ -191,27 +191,6 @@ static Status cpu_timer_stop(Backend *backend, double *seconds) {
   return OK;
 }
 
-/* Operations run at once, so there is nothing to record. */
-static bool cpu_record_begin(Backend *backend) {
-  (void)backend;
-  return false;
-}
-
-static void *cpu_record_end(Backend *backend) {
-  (void)backend;
-  return NULL;
-}
-
-static void cpu_replay(Backend *backend, void *recording) {
-  (void)backend;
-  (void)recording;
-}
-
-static void cpu_record_free(Backend *backend, void *recording) {
-  (void)backend;
-  (void)recording;
-}
-
 /* The machine's memory, or the control group's limit if that is lower. */
 static size_t memory_limit(void) {
   size_t total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
@@ -248,10 +227,6 @@ static const Backend cpu_backend = {
     .close = cpu_close,
     .timer_start = cpu_timer_start,
     .timer_stop = cpu_timer_stop,
-    .record_begin = cpu_record_begin,
-    .record_end = cpu_record_end,
-    .replay = cpu_replay,
-    .record_free = cpu_record_free,
     .embedding = cpu_embedding,
     .embedding_backward = cpu_embedding_backward,
     .linear = cpu_linear,

@@ -124,7 +124,7 @@ static void sample_row(const Sample *a, int row, int32_t *id) {
     keep_smallest_set(&c, WEIGHT, share(total, a->top_p));
   }
   total = total_of(&c, WEIGHT);
-  Random4 r = philox(a->key, (uint32_t)a->sample[row], (uint32_t)a->position[row]);
+  Random4 r = philox(*a->key, (uint32_t)a->sample[row], (uint32_t)a->position[row]);
   uint64_t bits = (uint64_t)r.v[0] << 32 | r.v[1], sum = 0;
   uint64_t drawn = (uint64_t)((unsigned __int128)bits * total >> 64); /* uniform in [0, total) */
   int i = 0;

@@ -360,7 +360,7 @@ void emulator_error(Site site, const char *format, ...) {
   give_up();
 }
 
-void emulator_run(const Launch &launch, bool cooperative, const std::function<void()> &body) {
+static void run_launch(const Launch &launch, bool cooperative, const std::function<void()> &body) {
   size_t count = static_cast<size_t>(launch.grid.x) * launch.grid.y * launch.grid.z;
   if (count == 0) return;
   gang.launch = &launch;
@@ -391,6 +391,10 @@ void emulator_run(const Launch &launch, bool cooperative, const std::function<vo
   }
   free_blocks();
   gang.launch = nullptr;
+}
+
+void emulator_run(const Launch &launch, bool cooperative, const std::function<void()> &body) {
+  emulator_submit([=] { run_launch(launch, cooperative, body); });
 }
 
 void *emulator_shared(const char *name, size_t bytes, Site site) {
@@ -556,29 +560,4 @@ void device_free(void *memory) {
   }
   allocations.erase(found);
   free(memory);
-}
-
-void *cuda_workspace(Backend *backend, size_t bytes) {
-  CudaState *state = cuda_state(backend);
-  device_free(state->workspace);
-  state->workspace = device_alloc(bytes);
-  return state->workspace;
-}
-
-void cuda_note(CudaState *, int error, const char *what) {
-  fprintf(stderr, "emulator: %s: error %d\n", what, error);
-  abort();
-}
-
-Backend *emulator_backend() {
-  static uint32_t counter;
-  static CudaState state;
-  static Backend backend;
-  state.sm_count = 3;
-  state.sm_version = 90;
-  state.grid_counter = &counter;
-  backend.name = "emulator";
-  backend.storage = BF16;
-  backend.state = &state;
-  return &backend;
 }

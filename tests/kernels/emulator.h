@@ -103,6 +103,8 @@ extern EmulatorThread *emulator_thread; /* the one that runs */
 #define blockDim (emulator_thread->position->block_size)
 #define gridDim (emulator_thread->position->grid)
 
+/* Does the work now, or when the recording that is being made is replayed. */
+void emulator_submit(std::function<void()> work);
 void emulator_run(const Launch &launch, bool cooperative, const std::function<void()> &body);
 [[noreturn]] void emulator_error(Site site, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void *emulator_shared(const char *name, size_t bytes, Site site);

@@ -13,6 +13,8 @@ static Draw make_draw(Check *c, int rows, int vocab, float temperature, float to
   size_t n = (size_t)rows * vocab;
   d.logits = check_floats(c, check_doubles(c, n, scale), n);
   int32_t *sample = NEW(&c->arena, int32_t, rows), *position = NEW(&c->arena, int32_t, rows);
+  RandomKey *key = NEW(&c->arena, RandomKey, 1);
+  *key = (RandomKey){check_size(c, 0, 1 << 30), RANDOM_TEST, 3};
   for (int i = 0; i < rows; i++) sample[i] = i * 7 + 1, position[i] = i % 5;
   d.op = (Sample){.logits = check_output(c, n),
                   .rows = rows,
@@ -20,7 +22,7 @@ static Draw make_draw(Check *c, int rows, int vocab, float temperature, float to
                   .temperature = temperature,
                   .top_p = top_p,
                   .top_k = top_k,
-                  .key = {check_size(c, 0, 1 << 30), RANDOM_TEST, 3},
+                  .key = key,
                   .sample = sample,
                   .position = position,
                   .token = NEW(&c->arena, int32_t, rows),
@@ -76,7 +78,7 @@ static void tokens_and_logprobs_follow_the_sorted_reference(void **state) {
     double *p = NEW(&c.arena, double, vocab);
     for (int i = 0; i < d.op.rows; i++) {
       reference(&d.op, d.logits + (size_t)i * vocab, p);
-      Random4 r = philox(d.op.key, (uint32_t)d.op.sample[i], (uint32_t)d.op.position[i]);
+      Random4 r = philox(*d.op.key, (uint32_t)d.op.sample[i], (uint32_t)d.op.position[i]);
       double u = ((double)r.v[0] + (double)r.v[1] * 0x1p-32) * 0x1p-32, sum = 0;
       int want = -1;
       for (int j = 0; j < vocab && want < 0; j++)
