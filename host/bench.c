@@ -73,7 +73,7 @@ static Status sample(Runner *r, int calls, void *recording, double *seconds) {
 }
 
 static void *record(Runner *r, int calls) {
-  if (!r->backend->record_begin(r->backend)) return NULL;
+  r->backend->record_begin(r->backend);
   for (int i = 0; i < calls; i++) run_next(r);
   return r->backend->record_end(r->backend);
 }
@@ -93,7 +93,7 @@ static double quantile(const double *sorted, int count, double q) {
 /* Calls a sample. Where inputs have to be restored, each copy is used once. */
 static int calls_of(const Runner *r, double estimate) {
   if (r->kernel->restore) return r->copies;
-  double calls = ceil(sample_seconds / fmax(estimate, 1e-9));
+  double calls = ceil(sample_seconds / fmax(estimate, 200e-9));
   return calls > CALLS_MOST ? CALLS_MOST : (int)calls;
 }
 
@@ -111,7 +111,7 @@ static Status measure(Runner *r, int repeat, BenchTime *out, bool *recorded) {
   for (int i = 0; i < WARM && once < slow_seconds; i++) TRY(sample(r, 1, NULL, &once));
   int calls = calls_of(r, once);
   void *recording = NULL;
-  if (recorded && once < record_below) {
+  if (recorded && r->backend->records && once < record_below) {
     if (calls < r->copies) calls = r->copies;
     r->next = 0;
     recording = record(r, calls);
@@ -134,11 +134,12 @@ static Status measure(Runner *r, int repeat, BenchTime *out, bool *recorded) {
 /* ---- kernels ---- */
 
 /* Copies whose bytes together are twice the cache, as far as memory allows. */
-static int copies_of(const BenchInputs *in, double cache_bytes) {
+static int copies_of(const BenchInputs *in, const BenchShape *shape, double cache_bytes) {
   size_t used, total;
   in->backend->memory(in->backend, &used, &total);
   double one = (double)in->bytes, free_bytes = used < total ? (double)(total - used) : 0;
   if (one >= 4 * cache_bytes) return 1;
+  if (shape->set == SET_TINY) return 2;
   double copies = fmax(2, fmin(COPIES_MOST, ceil(2 * cache_bytes / fmax(one, 1))));
   double room = 1 + floor(free_bytes / 2 / fmax(one, 1));
   return (int)fmax(1, fmin(copies, room));
@@ -170,7 +171,7 @@ Status bench_measure(BenchInputs *in, const BenchKernel *kernel, const BenchShap
   out->bytes = call.bytes;
   out->operations = call.operations;
   snprintf(out->size, sizeof out->size, "%s", call.size);
-  out->copies = in->status == OK ? copies_of(in, ceilings->cache_bytes) : 0;
+  out->copies = in->status == OK ? copies_of(in, shape, ceilings->cache_bytes) : 0;
   for (int i = 1; in->status == OK && i < out->copies; i++) {
     kernel->make(in, &sized, &call);
     op[i] = call.op;
@@ -181,6 +182,8 @@ Status bench_measure(BenchInputs *in, const BenchKernel *kernel, const BenchShap
     Runner runner = {in->backend, kernel, op, out->copies, ITSELF, 0};
     status = measure(&runner, repeat, &out->time, &out->recorded);
     if (status == OK) status = measure_baselines(&runner, repeat, out);
+    if (out->time.median <= 0)
+      snprintf(out->skipped, sizeof out->skipped, "the device's timer gives no time");
   } else {
     snprintf(out->skipped, sizeof out->skipped, "%s", error_message());
   }
@@ -200,8 +203,7 @@ typedef struct Copy {
 static bool on_cpu(const Backend *backend) { return strcmp(backend->name, "cpu") == 0; }
 
 static void make_copy(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
-  (void)shape;
-  size_t bytes = on_cpu(in->backend) ? 128u << 20 : 1u << 30;
+  size_t bytes = shape->set == SET_TINY ? 1u << 20 : on_cpu(in->backend) ? 128u << 20 : 1u << 30;
   Copy *copy = NEW(in->arena, Copy, 1);
   *copy = (Copy){bench_output(in, bytes), bench_output(in, bytes), bytes};
   *call = (BenchCall){.op = copy, .bytes = 2 * (double)bytes, .size = "copy"};
@@ -213,8 +215,7 @@ static void run_copy(Backend *backend, const void *op) {
 }
 
 static void make_product(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
-  (void)shape;
-  int n = on_cpu(in->backend) ? 1024 : 8192;
+  int n = shape->set == SET_TINY ? 64 : on_cpu(in->backend) ? 1024 : 8192;
   size_t count = (size_t)n * n;
   Linear *linear = NEW(in->arena, Linear, 1);
   *linear = (Linear){.x = bench_numbers(in, count, ACTIVATION),
@@ -235,18 +236,20 @@ static double cache_of(const Backend *backend) {
   return on_cpu(backend) ? 32 << 20 : 64 << 20;
 }
 
-Status bench_measure_ceilings(BenchInputs *in, int repeat, BenchCeilings *out) {
-  const BenchKernel copy = {.name = "copy", .make = make_copy, .run = run_copy};
-  const BenchKernel product = {.name = "product", .make = make_product, .run = run_product};
-  BenchResult copied, multiplied;
+Status bench_measure_ceilings(BenchInputs *in, const BenchShape *shape, int repeat, BenchCeilings *out) {
+  const BenchKernel kernels[] = {{.name = "copy", .make = make_copy, .run = run_copy},
+                                 {.name = "product", .make = make_product, .run = run_product}};
+  double *const ceilings[] = {&out->copy, &out->matrix};
   out->cache_bytes = cache_of(in->backend);
-  TRY(bench_measure(in, &copy, &bench_shapes[0], repeat, out, &copied));
-  TRY(bench_measure(in, &product, &bench_shapes[0], repeat, out, &multiplied));
-  if (*copied.skipped || *multiplied.skipped)
-    return fail(FAILED, "popalm bench: the ceilings could not be measured: %s",
-                *copied.skipped ? copied.skipped : multiplied.skipped);
-  out->copy = fmax(out->copy, copied.bytes / copied.time.median);
-  out->matrix = fmax(out->matrix, multiplied.operations / multiplied.time.median);
+  for (int i = 0; i < 2; i++) {
+    BenchResult result;
+    TRY(bench_measure(in, &kernels[i], shape, repeat, out, &result));
+    if (result.time.median > 0)
+      *ceilings[i] = fmax(*ceilings[i], (result.bytes + result.operations) / result.time.median);
+    else if (result.time.samples == 0)
+      return fail(FAILED, "popalm bench: no ceiling without the measurement of a %s: %s", kernels[i].name,
+                  result.skipped);
+  }
   return OK;
 }
 

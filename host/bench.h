@@ -71,7 +71,7 @@ void *bench_output(BenchInputs *in, size_t bytes); /* zeros */
 /* count normal numbers of the storage type, or fp32 */
 void *bench_numbers(BenchInputs *in, size_t count, BenchScale scale);
 float *bench_floats(BenchInputs *in, size_t count, BenchScale scale);
-int32_t *bench_upload(BenchInputs *in, const int32_t *host, size_t count);
+void *bench_upload(BenchInputs *in, const void *host, size_t bytes);
 /* count integers from least to most; on the host too if host is not NULL. */
 int32_t *bench_integers(BenchInputs *in, int count, int least, int most, int32_t **host);
 /* from, from + step ...: distinct row numbers */
@@ -151,7 +151,8 @@ double bench_limit(const BenchResult *result, const BenchCeilings *ceilings, boo
 
 /* Raises what is in out, {0} at first: other programs can lower a measurement, so it is taken several times
  * in a run. */
-Status bench_measure_ceilings(BenchInputs *in, int repeat, BenchCeilings *out) CHECKED;
+Status bench_measure_ceilings(BenchInputs *in, const BenchShape *shape, int repeat,
+                              BenchCeilings *out) CHECKED;
 /* repeat: samples; 0: as many as are useful. Errors of the device are returned; what does not fit is skipped.
  */
 Status bench_measure(BenchInputs *in, const BenchKernel *kernel, const BenchShape *shape, int repeat,

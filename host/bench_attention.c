@@ -113,7 +113,7 @@ static void make_attention_decode(BenchInputs *in, const BenchShape *shape, Benc
   call->op = BENCH_OP(
       in, AttentionDecode, .qkv = bench_numbers(in, (size_t)rows * qkv_width(shape), ACTIVATION),
       .post_cache = bench_numbers(in, (size_t)s.tokens * cached, ACTIVATION), .post_cu_seqlens = s.cu_seqlens,
-      .post = bench_upload(in, post, (size_t)rows),
+      .post = bench_upload(in, post, (size_t)rows * sizeof *post),
       .reply_cache = bench_numbers(in, (size_t)rows * shape->reply * cached, ACTIVATION),
       .slot = bench_steps(in, rows, 0, 1), .reply_len = bench_integers(in, rows, 1, shape->reply, &length),
       .rows = rows, .max_post = s.max_len, .max_reply = shape->reply, .heads = shape->heads,

@@ -81,9 +81,9 @@ float *bench_floats(BenchInputs *in, size_t count, BenchScale scale) {
   return numbers(in, F32, count, scale);
 }
 
-int32_t *bench_upload(BenchInputs *in, const int32_t *host, size_t count) {
-  int32_t *memory = allocate(in, count * sizeof *host);
-  if (memory) in->backend->upload(in->backend, memory, host, count * sizeof *host);
+void *bench_upload(BenchInputs *in, const void *host, size_t bytes) {
+  void *memory = allocate(in, bytes);
+  if (memory) in->backend->upload(in->backend, memory, host, bytes);
   return memory;
 }
 
@@ -93,13 +93,13 @@ int32_t *bench_integers(BenchInputs *in, int count, int least, int most, int32_t
   for (int i = 0; i < count; i++)
     values[i] = least + (int32_t)random_below(key, (uint32_t)i, stream, (uint32_t)(most - least) + 1);
   if (host) *host = values;
-  return bench_upload(in, values, (size_t)count);
+  return bench_upload(in, values, (size_t)count * sizeof *values);
 }
 
 int32_t *bench_steps(BenchInputs *in, int count, int from, int step) {
   int32_t *values = NEW(in->arena, int32_t, count + 1);
   for (int i = 0; i < count; i++) values[i] = from + i * step;
-  return bench_upload(in, values, (size_t)count);
+  return bench_upload(in, values, (size_t)count * sizeof *values);
 }
 
 Sequences bench_sequences(BenchInputs *in, int count, int shortest, int longest, int32_t **cu_seqlens) {
@@ -111,7 +111,7 @@ Sequences bench_sequences(BenchInputs *in, int count, int shortest, int longest,
     if (length > out.max_len) out.max_len = length;
   }
   out.tokens = cu[count];
-  out.cu_seqlens = bench_upload(in, cu, (size_t)count + 1);
+  out.cu_seqlens = bench_upload(in, cu, ((size_t)count + 1) * sizeof *cu);
   if (cu_seqlens) *cu_seqlens = cu;
   return out;
 }

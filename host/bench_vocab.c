@@ -58,13 +58,14 @@ typedef struct SampleCase {
 static void make_sample(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
   int rows = shape->replies, V = shape->vocab;
   size_t count = (size_t)rows * V;
+  const RandomKey key = {.seed = 1, .use = RANDOM_TEST};
   Sample sample = {.logits = bench_output(in, count * sizeof(float)),
                    .rows = rows,
                    .vocab = V,
                    .temperature = 1,
                    .top_p = 0.9f,
                    .top_k = V > 50 ? 50 : 0,
-                   .key = {.seed = 1, .use = RANDOM_TEST},
+                   .key = bench_upload(in, &key, sizeof key),
                    .sample = bench_steps(in, rows, 0, 1),
                    .position = bench_integers(in, rows, 0, shape->reply - 1, NULL),
                    .token = bench_output(in, (size_t)rows * sizeof(int32_t)),

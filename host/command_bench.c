@@ -81,6 +81,12 @@ static bool is_measured(const Chosen *chosen, int kernel, const BenchShape *shap
   return chosen->kernel[kernel] && (chosen->sets & bench_kernel(kernel)->sets & shape->set);
 }
 
+static const BenchShape *first_shape(const Chosen *chosen) {
+  int i = 0;
+  while (!(bench_shapes[i].set & chosen->sets)) i++;
+  return &bench_shapes[i];
+}
+
 enum { CEILINGS_EVERY = 10 }; /* seconds */
 
 static int chosen_count(const Chosen *chosen) {
@@ -95,7 +101,7 @@ static Status measure_chosen(const Chosen *chosen, BenchInputs *in, BenchCeiling
   Progress progress;
   double measured_at = seconds_now();
   progress_begin(&progress, "bench", chosen_count(chosen), 0);
-  TRY(bench_measure_ceilings(in, chosen->repeat, ceilings));
+  TRY(bench_measure_ceilings(in, first_shape(chosen), chosen->repeat, ceilings));
   for (int k = 0; k < bench_kernel_count(); k++)
     for (int s = 0; s < bench_shape_count; s++) {
       if (!is_measured(chosen, k, &bench_shapes[s])) continue;
@@ -104,7 +110,7 @@ static Status measure_chosen(const Chosen *chosen, BenchInputs *in, BenchCeiling
                         &results[(*count)++]));
       progress_step(&progress, *count, 0, NULL, 0);
       if (seconds_now() - measured_at < CEILINGS_EVERY) continue;
-      TRY(bench_measure_ceilings(in, chosen->repeat, ceilings));
+      TRY(bench_measure_ceilings(in, first_shape(chosen), chosen->repeat, ceilings));
       measured_at = seconds_now();
     }
   progress_end(&progress, NULL);
