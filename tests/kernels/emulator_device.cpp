@@ -143,6 +143,8 @@ Backend *emulator_backend() {
   return &backend;
 }
 
+void device_wait() {}
+
 int cuda_backend_devices(void) { return 1; }
 
 /* POPALM_EMULATOR_SCHEDULE: the number of the schedule under which the program's kernels run. */
