@@ -58,7 +58,8 @@ static BenchCall bounds_of(BenchInputs *in, const char *name, const BenchShape *
   return call;
 }
 
-/* Two sequences of 10 tokens, H 64, 4 query and 2 key-value heads of 32, F 96, V 101, fp32: by hand. */
+/* Two sequences of 10 tokens, six replies of one token to three posts, H 64, 4 query and 2 key-value heads of
+ * 32, F 96, V 101, fp32: by hand. */
 static void lower_bounds_are_those_of_the_formulas(void **state) {
   (void)state;
   Arena arena = {0};
@@ -70,6 +71,7 @@ static void lower_bounds_are_those_of_the_formulas(void **state) {
   BenchShape shape = *tiny_shape();
   shape.sequences = 2;
   shape.shortest = shape.longest = 10;
+  shape.reply = 1;
   const struct {
     const char *name;
     double bytes, operations;
@@ -87,6 +89,18 @@ static void lower_bounds_are_those_of_the_formulas(void **state) {
       {"vocab", 4 * 64 * (20 + 101) + 12 * 20, 2 * 20 * 64 * 101},
       {"vocab_backward", 4 * 64 * (40 + 303) + 12 * 20, 6 * 20 * 64 * 101},
       {"vocab_logits", 4 * 64 * (6 + 101) + 4 * 6 * 101, 2 * 6 * 64 * 101},
+      {"attention_decode", 4 * (128 * 36 + 6 * (256 + 128)) + 12 * 6, 4 * 128 * 66},
+      {"norm_backward", 4 * (4 * 20 * 64 + 3 * 64) + 4 * 20, 0},
+      {"gather_rows", 4 * 3 * 20 * 64 + 4 * 20, 0},
+      {"scatter_rows", 4 * 64 * (20 + 20) + 4 * 20, 0},
+      {"convert", 6 * 20 * 64, 0},
+      {"scalar_head", 4 * (20 * 64 + 64 + 1) + 4 * 20, 0},
+      {"scalar_head_backward", 4 * (2 * 20 * 64 + 3 * 64 + 2) + 4 * 20, 0},
+      {"reward_head", 4 * (2 * 2 * 64 + 3 * 64 + 3) + 4 * (2 + 2 + 1), 0},
+      {"sample", 4 * 6 * 101 + 4 * 4 * 6, 0},
+      {"decode_advance", 4 * (10 + 9) * 6, 0},
+      {"ppo_advantage", 4 * 5 * 6 + 4 * 2 * 6, 0},
+      {"ppo_loss", 4 * 8 * 6, 0},
       {"grad_norm", 4 * 1000, 0},
       {"adamw", 28 * 1000, 0},
   };
