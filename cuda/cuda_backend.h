@@ -84,6 +84,8 @@ void cuda_ppo_advantage(Backend *backend, const PpoAdvantage *op);
 void cuda_ppo_loss(Backend *backend, const PpoLoss *op);
 void cuda_grad_norm(Backend *backend, const GradNorm *op);
 void cuda_adamw(Backend *backend, const AdamW *op);
+/* Of backend_baseline.cu; for benchmarks only. */
+bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, const char **name);
 void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 
 #endif

@@ -16,6 +16,7 @@
 #include <functional>
 
 #include "cuda_backend.h"
+#include "test_device.h"
 
 #define __global__
 #define __device__
@@ -47,42 +48,6 @@ struct Launch {
   dim3 grid, block;
   size_t shared_bytes;
 };
-
-/* For the tests */
-
-enum ScheduleKind {
-  SCHEDULE_IN_ORDER, /* the lowest thread that can go on: low threads run far ahead */
-  SCHEDULE_REVERSE,  /* the highest one */
-  SCHEDULE_ROUND,    /* in turn */
-  SCHEDULE_RANDOM,   /* any */
-  SCHEDULE_PRIORITY /* fixed random priorities: some threads run far ahead of others; blocks in a random order
-                     */
-};
-
-struct Schedule {
-  ScheduleKind kind;
-  uint64_t seed;
-};
-
-/* Of the launches that follow. */
-void emulator_schedule(Schedule schedule);
-
-/* The i-th of the schedules that every kernel test goes through. */
-static const int schedules = 7;
-Schedule schedule_number(int i);
-
-/* Device memory that starts as 0xFF: a NaN in fp32 and bf16. Overruns are caught by the address sanitizer,
- * and without it when the memory is freed. */
-void *device_alloc(size_t bytes);
-void device_free(void *memory);
-
-/* A backend whose state serves the launchers. One of its own for the whole program. */
-Backend *emulator_backend();
-
-/* Errors abort the test. Between begin and end they are kept instead: end returns the message of the first,
- * or "". */
-void emulator_expect_begin();
-const char *emulator_expect_end();
 
 /* Below the words */
 

@@ -143,6 +143,8 @@ Backend *emulator_backend() {
   return &backend;
 }
 
+void device_wait() {}
+
 int cuda_backend_devices(void) { return 1; }
 const char *cuda_backend_problem(void) { return ""; }
 
