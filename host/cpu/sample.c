@@ -109,7 +109,7 @@ static int lowest_largest(const float *logits, int vocab, float top) {
 
 static void sample_row(const Sample *a, int row, int32_t *id) {
   float *logits = a->logits + (size_t)row * a->vocab, top = simd_max(logits, a->vocab);
-  if (!(a->temperature > 0) || !isfinite(top)) {
+  if (!(a->temperature > 0) || !isfinite(1 / a->temperature) || !isfinite(top)) {
     a->token[row] = lowest_largest(logits, a->vocab, top);
     a->logprob[row] = isfinite(top) ? 0 : NAN; /* a model that is broken must be seen */
     return;

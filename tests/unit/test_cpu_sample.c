@@ -151,12 +151,15 @@ static void temperature_zero_takes_the_largest_and_the_lower_id_on_ties(void **s
   (void)state;
   Check c;
   check_begin(&c, "sample greedy");
-  Draw d = make_draw(&c, 9, 333, 0, 0.7f, 0, 5);
-  for (int i = 0; i < 9; i++) d.logits[i * 333 + 40 + i] = d.logits[i * 333 + 300] = 9;
-  run(&d);
-  for (int i = 0; i < 9; i++) {
-    assert_int_equal(d.op.token[i], 40 + i);
-    assert_true(d.op.logprob[i] == 0);
+  const float temperatures[] = {0, 1e-39f}; /* the reciprocal of the second is infinite */
+  for (int k = 0; k < 2; k++) {
+    Draw d = make_draw(&c, 9, 333, temperatures[k], 0.7f, 0, 5);
+    for (int i = 0; i < 9; i++) d.logits[i * 333 + 40 + i] = d.logits[i * 333 + 300] = 9;
+    run(&d);
+    for (int i = 0; i < 9; i++) {
+      assert_int_equal(d.op.token[i], 40 + i);
+      assert_true(d.op.logprob[i] == 0);
+    }
   }
   check_end(&c);
 }
