@@ -61,8 +61,9 @@ static Status trainee_open(Trainee *t, const char *device, const char *preset, c
   DecoderConfig config;
   TRY(decoder_config_read(&t->arena, preset, &config));
   config.vocab = size->vocab;
-  TRY(model_create(&t->arena, &t->model, t->backend, &config, (ModelParts){0}, true, 1));
-  TRY(activations_allocate(&t->activations, &t->arena, &config, t->backend, size->tokens, true));
+  TRY(model_create(&t->arena, &t->model, t->backend, &config, NULL, (ModelParts){0}, true, 1));
+  TRY(activations_allocate(&t->activations, &t->arena, &config, t->backend, size->tokens,
+                           ACTIVATIONS_KEPT));
   TRY(model_rows_allocate(&t->rows, &t->model, size->tokens, true));
   TRY(batch_allocate(&t->arena, &t->batch, t->backend, size->tokens, size->tokens));
   TRY(allocate(t, (size_t)size->tokens, &t->logprob));
