@@ -15,7 +15,7 @@ struct CudaState {
   int sm_count;           /* multiprocessors */
   int sm_version;         /* 10 * major + minor of the compute capability */
   CUstream_st *stream;    /* everything runs on it, in order */
-  uint32_t *grid_counter; /* device, one word, zero at rest: see grid_barrier */
+  uint32_t *grid_counter; /* device, one word whose lower 31 bits are 0 at rest: see grid_barrier, last_block */
   void *workspace;        /* device scratch, see cuda_workspace */
   size_t workspace_bytes;
   struct CublasLt *library; /* for cuda_product; NULL: every product goes by the kernel of product.cu */
