@@ -160,6 +160,8 @@ static void short_calls_are_recorded_where_the_device_records(void **state) {
   assert_int_equal(fake.replays, 6); /* one to warm up */
   assert_int_equal(fake.freed, 1);
   assert_near(r.time.median, 10e-6);
+  measure(&plain, 5, true, 45e-6, NULL);
+  assert_int_equal(fake.in_recording, 8); /* no fewer than there are inputs */
   r = measure(&plain, 5, true, 60e-6, NULL);
   assert_false(r.recorded);
   assert_int_equal(fake.replays, 0);
