@@ -7,8 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "emulator_memory.h"
 #include "fiber.h"
 #include "primitives.cuh"
+#include "races.h"
 
 namespace {
 
@@ -27,10 +29,12 @@ struct Thread : EmulatorThread {
   int number = 0; /* in its block */
   int rank = 0;   /* in the schedule */
   bool done = false;
-  const char *waits = nullptr; /* the word that it waits in */
-  Site site = {"", 0};         /* and where */
-  int group = 0;               /* copy groups committed */
-  std::vector<Copy> copies;    /* issued, not landed */
+  const char *waits = nullptr;        /* the word that it waits in */
+  Site site = {"", 0};                /* and where */
+  int group = 0;                      /* copy groups committed */
+  std::vector<Copy> copies;           /* issued, not landed */
+  bool fenced = false;                /* has called memory_fence */
+  std::vector<const void *> observed; /* atomics seen since then */
 };
 
 struct Warp {
@@ -38,12 +42,14 @@ struct Warp {
   const char *word = nullptr;
   Site site = {"", 0};
   void *arguments[32] = {};
+  Meeting meeting;
 };
 
 struct Barrier {
   int arrived = 0, threads = 0;
   Site site = {"", 0};
   std::vector<Thread *> waiting;
+  Meeting meeting;
 };
 
 struct SharedArray {
@@ -60,6 +66,9 @@ struct Block {
   Barrier barriers[16];
   std::vector<SharedArray> arrays; /* [0] is the dynamic one */
   int exited = 0;
+  uint64_t begun = 0;     /* where its threads meet the program before they start */
+  uint64_t ended[2] = {}; /* and when they return; [run % 2] */
+  unsigned run = 0;       /* of the blocks that have used this slot */
 };
 
 /* The blocks that run together: one, or all of a cooperative launch. */
@@ -67,7 +76,8 @@ struct Gang {
   const Launch *launch = nullptr;
   const std::function<void()> *body = nullptr;
   bool cooperative = false, given_up = false;
-  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<std::unique_ptr<Block>> slots; /* of the launch, see slots_of */
+  std::vector<Block *> blocks;
   std::vector<Thread *> by_rank;
   std::vector<uint64_t> ready; /* one bit a rank */
   int alive = 0, last = 0;
@@ -76,7 +86,6 @@ struct Gang {
 };
 
 const size_t shared_limit = 227 * 1024;
-const int guard_bytes = 64;
 const long spin_limit = 2000000;
 
 Gang gang;
@@ -129,6 +138,11 @@ void report(const std::string &message) {
 /* Back to the program; the fibers of this launch are left where they are. */
 [[noreturn]] void give_up() {
   gang.given_up = true;
+  for (Thread *thread : gang.by_rank) { /* what they did until now the program may see */
+    fiber_pose(&thread->fiber);
+    races_release(&thread->block->ended[thread->block->run % 2]);
+  }
+  fiber_pose(&self()->fiber);
   fiber_switch(&self()->fiber, &program);
   abort();
 }
@@ -215,9 +229,11 @@ std::string where(const Thread *thread, Site site) {
 
 void thread_main() {
   fiber_started();
-  (*gang.body)();
   Thread *thread = self();
   Block *block = thread->block;
+  races_acquire(&block->begun);
+  races_acquire(&block->ended[(block->run + 1) % 2]); /* of the block before in this slot */
+  (*gang.body)();
   Warp &warp = block->warps[static_cast<size_t>(thread->number) / 32];
   Site end = {"(end of kernel)", 0};
   if (warp.arrived)
@@ -233,34 +249,26 @@ void thread_main() {
   gang.alive--;
   gang.spins = 0;
   clear_ready(thread);
+  races_release(&block->ended[block->run % 2]);
   switch_away(false);
 }
 
-unsigned char *poisoned(size_t bytes) {
-  void *memory = nullptr;
-  if (posix_memalign(&memory, 256, bytes + guard_bytes + (bytes == 0))) abort();
-  memset(memory, 0xFF, bytes + guard_bytes);
-#if defined(__SANITIZE_ADDRESS__)
-  void *exact = nullptr; /* so that the sanitizer knows the end */
-  free(memory);
-  if (posix_memalign(&exact, 256, bytes ? bytes : 1)) abort();
-  memset(exact, 0xFF, bytes);
-  memory = exact;
-#endif
-  return static_cast<unsigned char *>(memory);
-}
-
-bool guard_intact(const unsigned char *memory, size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  (void)memory, (void)bytes;
+/* How many blocks have threads of their own in the pool. One is enough to run a launch whose blocks follow
+ * one another; for the thread sanitizer, blocks in different slots run at the same time, and those in one
+ * slot one after another. Its fibers are expensive (about a megabyte each), so that large launches share a
+ * few slots. */
+size_t slots_of(const Launch &launch, bool cooperative) {
+  size_t count = static_cast<size_t>(launch.grid.x) * launch.grid.y * launch.grid.z;
+  if (cooperative) return count;
+#ifdef EMULATOR_RACES
+  size_t threads = static_cast<size_t>(launch.block.x) * launch.block.y * launch.block.z;
+  return std::min(count, std::max<size_t>(2, 512 / threads));
 #else
-  for (int i = 0; i < guard_bytes; i++)
-    if (memory[bytes + static_cast<size_t>(i)] != 0xFF) return false;
+  return 1;
 #endif
-  return true;
 }
 
-void prepare_block(Block *block, uint3 index, size_t *used) {
+void prepare_block(Block *block, size_t slot, uint3 index) {
   const Launch &launch = *gang.launch;
   block->position = {index, launch.block, launch.grid};
   int threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
@@ -269,11 +277,15 @@ void prepare_block(Block *block, uint3 index, size_t *used) {
   for (Barrier &barrier : block->barriers) barrier = Barrier();
   if (block->arrays.empty())
     block->arrays.push_back({"dynamic", {"", 0}, launch.shared_bytes, poisoned(launch.shared_bytes)});
-  for (SharedArray &array : block->arrays) memset(array.memory, 0xFF, array.bytes);
+  {
+    RacesIgnored own;
+    for (SharedArray &array : block->arrays) memset(array.memory, 0xFF, array.bytes);
+  }
   block->threads.clear();
   for (int i = 0; i < threads; i++) {
-    if (*used == pool.size()) pool.push_back(std::make_unique<Thread>());
-    Thread *thread = pool[(*used)++].get();
+    size_t place = slot * static_cast<size_t>(threads) + static_cast<size_t>(i);
+    while (pool.size() <= place) pool.push_back(std::make_unique<Thread>());
+    Thread *thread = pool[place].get();
     unsigned n = static_cast<unsigned>(i), x = launch.block.x, y = launch.block.y;
     thread->thread_index = {n % x, n / x % y, n / (x * y)};
     thread->position = &block->position;
@@ -283,10 +295,15 @@ void prepare_block(Block *block, uint3 index, size_t *used) {
     thread->waits = nullptr;
     thread->group = 0;
     thread->copies.clear();
+    thread->fenced = false;
+    thread->observed.clear();
     fiber_prepare(&thread->fiber, thread_main);
     block->threads.push_back(thread);
     gang.by_rank.push_back(thread);
   }
+  block->run++;
+  gang.blocks.push_back(block);
+  races_release(&block->begun);
 }
 
 /* Gives every thread its rank and makes all ready. */
@@ -304,7 +321,7 @@ void rank_threads() {
 }
 
 void check_guards() {
-  for (auto &block : gang.blocks)
+  for (Block *block : gang.blocks)
     for (SharedArray &array : block->arrays)
       if (!guard_intact(array.memory, array.bytes))
         report(print("%s:%d: written past the end of shared array %s", array.site.file, array.site.line,
@@ -327,10 +344,12 @@ bool run_gang() {
   return !gang.given_up;
 }
 
-void free_blocks() {
-  for (auto &block : gang.blocks)
+void free_slots() {
+  for (auto &block : gang.slots) {
+    for (uint64_t &ended : block->ended) races_acquire(&ended);
     for (SharedArray &array : block->arrays) free(array.memory);
-  gang.blocks.clear();
+  }
+  gang.slots.clear();
 }
 
 bool launch_is_legal(const Launch &launch) {
@@ -375,21 +394,21 @@ void emulator_run(const Launch &launch, bool cooperative, const std::function<vo
   for (size_t i = 0; i < count; i++) order[i] = schedule.kind == SCHEDULE_REVERSE ? count - 1 - i : i;
   if (schedule.kind >= SCHEDULE_RANDOM)
     for (size_t i = count - 1; i > 0; i--) std::swap(order[i], order[next_random() % (i + 1)]);
-  size_t together = cooperative ? count : 1;
-  for (size_t i = 0; i < together; i++) gang.blocks.push_back(std::make_unique<Block>());
+  size_t slots = slots_of(launch, cooperative), together = cooperative ? count : 1;
+  for (size_t i = 0; i < slots; i++) gang.slots.push_back(std::make_unique<Block>());
   for (size_t done = 0; done < count; done += together) {
-    size_t used = 0;
     gang.by_rank.clear();
-    for (size_t i = 0; i < together; i++) {
-      size_t n = order[done + i];
+    gang.blocks.clear();
+    for (size_t i = done; i < done + together; i++) {
+      size_t n = order[i], slot = i < slots ? i : (i * 0x9E3779B1u >> 8) % slots;
       uint3 index = {static_cast<unsigned>(n % launch.grid.x),
                      static_cast<unsigned>(n / launch.grid.x % launch.grid.y),
                      static_cast<unsigned>(n / (static_cast<size_t>(launch.grid.x) * launch.grid.y))};
-      prepare_block(gang.blocks[i].get(), index, &used);
+      prepare_block(gang.slots[slot].get(), slot, index);
     }
     if (!run_gang()) break;
   }
-  free_blocks();
+  free_slots();
   gang.launch = nullptr;
 }
 
@@ -401,6 +420,7 @@ void *emulator_shared(const char *name, size_t bytes, Site site) {
         !strcmp(array.site.file, site.file))
       return array.memory;
   }
+  RacesIgnored own;
   block->arrays.push_back({name, site, bytes, poisoned(bytes)});
   return block->arrays.back().memory;
 }
@@ -414,8 +434,8 @@ bool emulator_is_shared(const void *pointer, size_t bytes) {
   return false;
 }
 
-void emulator_collective(const char *word, Site site, void *argument,
-                         void (*compute)(void *const *arguments)) {
+void emulator_collective(const char *word, Site site, void *argument, void (*compute)(void *const *arguments),
+                         bool orders_memory) {
   Thread *thread = self();
   Block *block = thread->block;
   size_t warp_number = static_cast<size_t>(thread->number) / 32;
@@ -429,12 +449,21 @@ void emulator_collective(const char *word, Site site, void *argument,
                    warp.site.file, warp.site.line);
   }
   warp.arguments[thread->number % 32] = argument;
+  const void *round = orders_memory ? warp.meeting.arrive() : nullptr;
   if (++warp.arrived < 32) {
     wait_in(word, site);
+    if (round) races_acquire(round);
     return;
   }
-  compute(warp.arguments);
+  {
+    RacesIgnored own;
+    compute(warp.arguments);
+  }
   warp.arrived = 0;
+  if (round) {
+    warp.meeting.complete();
+    races_acquire(round);
+  }
   gang.spins = 0;
   for (size_t i = 0; i < 32; i++) set_ready(block->threads[warp_number * 32 + i]);
   /* The last lane is not always the one that runs ahead. */
@@ -447,16 +476,27 @@ static void arrive(Barrier &barrier, int threads, bool wait, const char *word, S
     barrier.threads = threads;
     barrier.site = site;
   }
-  if (wait) barrier.waiting.push_back(thread);
+  const void *round = barrier.meeting.arrive();
+  if (wait) {
+    RacesIgnored own;
+    barrier.waiting.push_back(thread);
+  }
   if (++barrier.arrived < barrier.threads) {
-    if (wait) wait_in(word, site);
+    if (wait) {
+      wait_in(word, site);
+      races_acquire(round);
+    }
     return;
   }
+  barrier.meeting.complete();
   for (Thread *other : barrier.waiting) set_ready(other);
   barrier.waiting.clear();
   barrier.arrived = 0;
   gang.spins = 0;
-  if (wait) switch_away(false);
+  if (wait) {
+    races_acquire(round);
+    switch_away(false);
+  }
 }
 
 void emulator_barrier(const char *word, int id, int threads, bool wait, Site site) {
@@ -496,6 +536,10 @@ void emulator_copy(void *shared, const void *global, int bytes, bool valid, Site
     emulator_error(site, "copy_async to %p, which is not in shared memory", shared);
   emulator_check_aligned(shared, size, site);
   if (valid) emulator_check_aligned(global, size, site);
+  RacesFrame frame(__builtin_return_address(0));
+  if (valid) races_read(global, size);
+  races_write(shared, size);
+  RacesIgnored own;
   memset(shared, 0xFF, size);
   self()->copies.push_back({shared, global, bytes, self()->group, valid});
 }
@@ -504,24 +548,43 @@ void emulator_copy_commit() { self()->group++; }
 
 void emulator_copy_wait(int in_flight) {
   Thread *thread = self();
+  RacesFrame frame(__builtin_return_address(0));
   size_t kept_copies = 0;
   for (const Copy &copy : thread->copies) {
+    size_t bytes = static_cast<size_t>(copy.bytes);
     if (copy.group >= thread->group - in_flight)
       thread->copies[kept_copies++] = copy;
     else if (copy.valid)
-      memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+      memcpy(copy.to, copy.from, bytes); /* for the thread sanitizer too, a copy of this thread */
     else
-      memset(copy.to, 0, static_cast<size_t>(copy.bytes));
+      memset(copy.to, 0, bytes);
   }
   thread->copies.resize(kept_copies);
+}
+
+/* An atomic or volatile access orders nothing by itself. Fences do: what precedes a fence of one thread
+ * precedes what follows a fence of another that has meanwhile seen an atomic which the first wrote after its
+ * own. */
+void emulator_atomic(const void *place) {
+  Thread *thread = self();
+  if (thread->fenced) races_release(place);
+  RacesIgnored own;
+  thread->observed.push_back(place);
+}
+
+void emulator_fence() {
+  Thread *thread = self();
+  for (const void *place : thread->observed) races_acquire(place);
+  thread->observed.clear();
+  thread->fenced = true;
 }
 
 void emulator_schedule(Schedule next) { schedule = next; }
 
 Schedule schedule_number(int i) {
-  static const Schedule all[schedules] = {
-      {SCHEDULE_IN_ORDER, 0}, {SCHEDULE_REVERSE, 0},  {SCHEDULE_ROUND, 0},   {SCHEDULE_RANDOM, 1},
-      {SCHEDULE_RANDOM, 2},   {SCHEDULE_PRIORITY, 3}, {SCHEDULE_PRIORITY, 4}};
+  static const Schedule all[] = {{SCHEDULE_IN_ORDER, 0}, {SCHEDULE_REVERSE, 0}, {SCHEDULE_ROUND, 0},
+                                 {SCHEDULE_RANDOM, 1},   {SCHEDULE_RANDOM, 2},  {SCHEDULE_PRIORITY, 3},
+                                 {SCHEDULE_PRIORITY, 4}};
   return all[i];
 }
 
@@ -533,52 +596,4 @@ void emulator_expect_begin() {
 const char *emulator_expect_end() {
   expecting = false;
   return kept.c_str();
-}
-
-static std::map<void *, size_t> allocations;
-
-void *device_alloc(size_t bytes) {
-  void *memory = poisoned(bytes);
-  allocations[memory] = bytes;
-  return memory;
-}
-
-void device_free(void *memory) {
-  if (!memory) return;
-  auto found = allocations.find(memory);
-  if (found == allocations.end()) {
-    fprintf(stderr, "emulator: device_free of %p, which is not allocated\n", memory);
-    abort();
-  }
-  if (!guard_intact(static_cast<unsigned char *>(memory), found->second)) {
-    fprintf(stderr, "emulator: written past the end of a device allocation of %zu bytes\n", found->second);
-    abort();
-  }
-  allocations.erase(found);
-  free(memory);
-}
-
-void *cuda_workspace(Backend *backend, size_t bytes) {
-  CudaState *state = cuda_state(backend);
-  device_free(state->workspace);
-  state->workspace = device_alloc(bytes);
-  return state->workspace;
-}
-
-void cuda_note(CudaState *, int error, const char *what) {
-  fprintf(stderr, "emulator: %s: error %d\n", what, error);
-  abort();
-}
-
-Backend *emulator_backend() {
-  static uint32_t counter;
-  static CudaState state;
-  static Backend backend;
-  state.sm_count = 3;
-  state.sm_version = 90;
-  state.grid_counter = &counter;
-  backend.name = "emulator";
-  backend.storage = BF16;
-  backend.state = &state;
-  return &backend;
 }
