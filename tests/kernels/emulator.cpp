@@ -7,69 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "emulator_memory.h"
-#include "fiber.h"
-#include "primitives.cuh"
-#include "races.h"
+#include "emulator_block.h"
+
+using namespace emulator;
 
 namespace {
-
-struct Copy {
-  void *to;
-  const void *from;
-  int bytes, group;
-  bool valid;
-};
-
-struct Block;
-
-struct Thread : EmulatorThread {
-  Fiber fiber;
-  Block *block = nullptr;
-  int number = 0; /* in its block */
-  int rank = 0;   /* in the schedule */
-  bool done = false;
-  const char *waits = nullptr;        /* the word that it waits in */
-  Site site = {"", 0};                /* and where */
-  int group = 0;                      /* copy groups committed */
-  std::vector<Copy> copies;           /* issued, not landed */
-  bool fenced = false;                /* has called memory_fence */
-  std::vector<const void *> observed; /* atomics seen since then */
-};
-
-struct Warp {
-  int arrived = 0, exited = 0;
-  const char *word = nullptr;
-  Site site = {"", 0};
-  void *arguments[32] = {};
-  Meeting meeting;
-};
-
-struct Barrier {
-  int arrived = 0, threads = 0;
-  Site site = {"", 0};
-  std::vector<Thread *> waiting;
-  Meeting meeting;
-};
-
-struct SharedArray {
-  const char *name;
-  Site site;
-  size_t bytes;
-  unsigned char *memory;
-};
-
-struct Block {
-  EmulatorPosition position;
-  std::vector<Thread *> threads;
-  std::vector<Warp> warps;
-  Barrier barriers[16];
-  std::vector<SharedArray> arrays; /* [0] is the dynamic one */
-  int exited = 0;
-  uint64_t begun = 0;     /* where its threads meet the program before they start */
-  uint64_t ended[2] = {}; /* and when they return; [run % 2] */
-  unsigned run = 0;       /* of the blocks that have used this slot */
-};
 
 /* The blocks that run together: one, or all of a cooperative launch. */
 struct Gang {
@@ -86,6 +28,7 @@ struct Gang {
 };
 
 const size_t shared_limit = 227 * 1024;
+const int guard_bytes = 64;
 const long spin_limit = 2000000;
 
 Gang gang;
@@ -95,8 +38,6 @@ Schedule schedule = {SCHEDULE_IN_ORDER, 0};
 uint64_t random_state;
 bool expecting;
 std::string kept;
-
-Thread *self() { return static_cast<Thread *>(emulator_thread); }
 
 uint32_t next_random() { /* xorshift64*: Vigna 2016 */
   random_state ^= random_state >> 12;
@@ -253,6 +194,30 @@ void thread_main() {
   switch_away(false);
 }
 
+unsigned char *poisoned(size_t bytes) {
+  void *memory = nullptr;
+  if (posix_memalign(&memory, 256, bytes + guard_bytes + (bytes == 0))) abort();
+  memset(memory, 0xFF, bytes + guard_bytes);
+#if defined(__SANITIZE_ADDRESS__)
+  void *exact = nullptr; /* so that the sanitizer knows the end */
+  free(memory);
+  if (posix_memalign(&exact, 256, bytes ? bytes : 1)) abort();
+  memset(exact, 0xFF, bytes);
+  memory = exact;
+#endif
+  return static_cast<unsigned char *>(memory);
+}
+
+bool guard_intact(const unsigned char *memory, size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  (void)memory, (void)bytes;
+#else
+  for (int i = 0; i < guard_bytes; i++)
+    if (memory[bytes + static_cast<size_t>(i)] != 0xFF) return false;
+#endif
+  return true;
+}
+
 /* How many blocks have threads of their own in the pool. One is enough to run a launch whose blocks follow
  * one another; for the thread sanitizer, blocks in different slots run at the same time, and those in one
  * slot one after another. Its fibers are expensive (about a megabyte each), so that large launches share a
@@ -265,6 +230,18 @@ size_t slots_of(const Launch &launch, bool cooperative) {
   return std::min(count, std::max<size_t>(2, 512 / threads));
 #else
   return 1;
+#endif
+}
+
+/* For the reports of the thread sanitizer. */
+void name_fiber(const Thread *thread) {
+#ifdef EMULATOR_RACES
+  const uint3 &b = thread->position->block_index, &t = thread->thread_index;
+  fiber_name(&thread->fiber,
+             print("%s block (%u,%u,%u) thread (%u,%u,%u)", gang.launch->name, b.x, b.y, b.z, t.x, t.y, t.z)
+                 .c_str());
+#else
+  (void)thread;
 #endif
 }
 
@@ -298,6 +275,7 @@ void prepare_block(Block *block, size_t slot, uint3 index) {
     thread->fenced = false;
     thread->observed.clear();
     fiber_prepare(&thread->fiber, thread_main);
+    name_fiber(thread);
     block->threads.push_back(thread);
     gang.by_rank.push_back(thread);
   }
@@ -530,55 +508,6 @@ void emulator_yield(Site site) {
   switch_away(true);
 }
 
-void emulator_copy(void *shared, const void *global, int bytes, bool valid, Site site) {
-  size_t size = static_cast<size_t>(bytes);
-  if (!emulator_is_shared(shared, size))
-    emulator_error(site, "copy_async to %p, which is not in shared memory", shared);
-  emulator_check_aligned(shared, size, site);
-  if (valid) emulator_check_aligned(global, size, site);
-  RacesFrame frame(__builtin_return_address(0));
-  if (valid) races_read(global, size);
-  races_write(shared, size);
-  RacesIgnored own;
-  memset(shared, 0xFF, size);
-  self()->copies.push_back({shared, global, bytes, self()->group, valid});
-}
-
-void emulator_copy_commit() { self()->group++; }
-
-void emulator_copy_wait(int in_flight) {
-  Thread *thread = self();
-  RacesFrame frame(__builtin_return_address(0));
-  size_t kept_copies = 0;
-  for (const Copy &copy : thread->copies) {
-    size_t bytes = static_cast<size_t>(copy.bytes);
-    if (copy.group >= thread->group - in_flight)
-      thread->copies[kept_copies++] = copy;
-    else if (copy.valid)
-      memcpy(copy.to, copy.from, bytes); /* for the thread sanitizer too, a copy of this thread */
-    else
-      memset(copy.to, 0, bytes);
-  }
-  thread->copies.resize(kept_copies);
-}
-
-/* An atomic or volatile access orders nothing by itself. Fences do: what precedes a fence of one thread
- * precedes what follows a fence of another that has meanwhile seen an atomic which the first wrote after its
- * own. */
-void emulator_atomic(const void *place) {
-  Thread *thread = self();
-  if (thread->fenced) races_release(place);
-  RacesIgnored own;
-  thread->observed.push_back(place);
-}
-
-void emulator_fence() {
-  Thread *thread = self();
-  for (const void *place : thread->observed) races_acquire(place);
-  thread->observed.clear();
-  thread->fenced = true;
-}
-
 void emulator_schedule(Schedule next) { schedule = next; }
 
 Schedule schedule_number(int i) {
@@ -596,4 +525,52 @@ void emulator_expect_begin() {
 const char *emulator_expect_end() {
   expecting = false;
   return kept.c_str();
+}
+
+static std::map<void *, size_t> allocations;
+
+void *device_alloc(size_t bytes) {
+  void *memory = poisoned(bytes);
+  allocations[memory] = bytes;
+  return memory;
+}
+
+void device_free(void *memory) {
+  if (!memory) return;
+  auto found = allocations.find(memory);
+  if (found == allocations.end()) {
+    fprintf(stderr, "emulator: device_free of %p, which is not allocated\n", memory);
+    abort();
+  }
+  if (!guard_intact(static_cast<unsigned char *>(memory), found->second)) {
+    fprintf(stderr, "emulator: written past the end of a device allocation of %zu bytes\n", found->second);
+    abort();
+  }
+  allocations.erase(found);
+  free(memory);
+}
+
+void *cuda_workspace(Backend *backend, size_t bytes) {
+  CudaState *state = cuda_state(backend);
+  device_free(state->workspace);
+  state->workspace = device_alloc(bytes);
+  return state->workspace;
+}
+
+void cuda_note(CudaState *, int error, const char *what) {
+  fprintf(stderr, "emulator: %s: error %d\n", what, error);
+  abort();
+}
+
+Backend *emulator_backend() {
+  static uint32_t counter;
+  static CudaState state;
+  static Backend backend;
+  state.sm_count = 3;
+  state.sm_version = 90;
+  state.grid_counter = &counter;
+  backend.name = "emulator";
+  backend.storage = BF16;
+  backend.state = &state;
+  return &backend;
 }

@@ -46,8 +46,10 @@ static void arrived(Fiber *) {}
 #endif
 
 #if defined(EMULATOR_RACES)
+void fiber_name(const Fiber *fiber, const char *name) { __tsan_set_fiber_name(fiber->race_fiber, name); }
 void fiber_pose(const Fiber *as) { __tsan_switch_to_fiber(as->race_fiber, __tsan_switch_to_fiber_no_sync); }
 #else
+void fiber_name(const Fiber *, const char *) {}
 void fiber_pose(const Fiber *) {}
 #endif
 

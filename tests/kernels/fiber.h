@@ -22,6 +22,8 @@ void fiber_prepare(Fiber *fiber, void (*entry)());
 void fiber_switch(Fiber *from, Fiber *to);
 /* To be called first in entry(): completes the switch that started it. */
 void fiber_started();
+/* For the reports of the thread sanitizer. */
+void fiber_name(const Fiber *fiber, const char *name);
 /* What the running fiber does counts as done by `as` until it is called with the running fiber itself. */
 void fiber_pose(const Fiber *as);
 

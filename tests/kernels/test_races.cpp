@@ -1,5 +1,6 @@
-/* The emulator under the thread sanitizer: races are reported with their lines, though every result here is right
- * in the order in which the threads run, and kernels without a race are not. Each kernel runs in a child process. */
+/* The emulator under the thread sanitizer: races are reported with their lines, though every result here is
+ * right in the order in which the threads run, and kernels without a race are not. Each kernel runs in a
+ * child process. */
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -55,8 +56,8 @@ void expect_none(const std::string &report) {
 }
 
 template <typename... Parameters, typename... Arguments>
-std::string report_of_launch(unsigned blocks, unsigned threads, bool cooperative, void (*kernel)(Parameters...),
-                             Arguments... arguments) {
+std::string report_of_launch(unsigned blocks, unsigned threads, bool cooperative,
+                             void (*kernel)(Parameters...), Arguments... arguments) {
   return report_of([&] {
     Launch shape = {"racing", blocks, threads, 256};
     if (cooperative)
