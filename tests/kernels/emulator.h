@@ -4,8 +4,8 @@
  * seeded schedule decides which thread goes on, so that a missing barrier gives a wrong result under some
  * schedule. Every word checks its use: the lanes of a warp word must meet at one place in the source,
  * barriers must not diverge, a deadlock tells who waits where, asynchronous copies land only when they are
- * waited for, memory that nobody wrote is NaN. It cannot check: the PTX strings, the memory model beyond
- * this, speed. */
+ * waited for, memory that nobody wrote is NaN; under the thread sanitizer (races.h) races are reported even
+ * where every schedule hides them. It cannot check: the PTX strings, the memory model beyond this, speed. */
 #ifndef POPALM_EMULATOR_H
 #define POPALM_EMULATOR_H
 
@@ -77,14 +77,16 @@ unsigned char *emulator_dynamic_shared();
 /* Whether bytes at pointer lie in one shared array of the running block. */
 bool emulator_is_shared(const void *pointer, size_t bytes);
 /* The lanes of a warp meet; the last one computes for all: arguments[i] is lane i's. */
-void emulator_collective(const char *word, Site site, void *argument,
-                         void (*compute)(void *const *arguments));
+void emulator_collective(const char *word, Site site, void *argument, void (*compute)(void *const *arguments),
+                         bool orders_memory = false);
 void emulator_barrier(const char *word, int id, int threads, bool wait, Site site);
 void emulator_grid_barrier(uint32_t *counter, Site site);
 void emulator_yield(Site site);
 void emulator_copy(void *shared, const void *global, int bytes, bool valid, Site site);
 void emulator_copy_commit();
 void emulator_copy_wait(int in_flight);
+void emulator_atomic(const void *place);
+void emulator_fence();
 
 #define SHARED(type, name, dimensions) \
   typedef type name##_type dimensions; \
@@ -119,7 +121,8 @@ static inline void named_arrive(int id, int threads, Site site = SITE_HERE) {
   emulator_barrier("named_arrive", id, threads, false, site);
 }
 static inline void warp_sync(Site site = SITE_HERE) {
-  emulator_collective("warp_sync", site, nullptr, [](void *const *) {});
+  emulator_collective(
+      "warp_sync", site, nullptr, [](void *const *) {}, true);
 }
 static inline void grid_barrier(uint32_t *counter, Site site = SITE_HERE) {
   emulator_grid_barrier(counter, site);
@@ -267,16 +270,18 @@ static inline void store16(void *to, const Bytes16 &bytes, Site site = SITE_HERE
   memcpy(to, &bytes, 16);
 }
 
-static inline void memory_fence() {}
+static inline void memory_fence() { emulator_fence(); }
 template <typename T>
 static inline T load_volatile(const T *from, Site site = SITE_HERE) {
   emulator_yield(site); /* a waiting loop must let others go on */
-  return *static_cast<const volatile T *>(from);
+  T value;
+  __atomic_load(from, &value, __ATOMIC_RELAXED);
+  emulator_atomic(from);
+  return value;
 }
 static inline uint32_t atomic_add(uint32_t *to, uint32_t value) {
-  uint32_t old = *to;
-  *to += value;
-  return old;
+  emulator_atomic(to);
+  return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
 
 #endif

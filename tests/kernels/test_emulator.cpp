@@ -126,7 +126,7 @@ void handshake(uint32_t *flag, int *out) {
 
 void overrun() {
   SHARED(int, small, [8]);
-  small[threadIdx.x == 0 ? 9 : 0] = 1;
+  if (threadIdx.x < 9) small[threadIdx.x + 1] = 1;
 }
 
 void reductions(float *out) {
@@ -190,6 +190,9 @@ void copies_land_only_when_waited_for(void **) {
 }
 
 void a_missing_barrier_shows_in_some_schedule(void **) {
+#if defined(__SANITIZE_THREAD__)
+  skip(); /* reported as a race, see test_races.cpp */
+#endif
   DeviceArray<int> out(64);
   int wrong = 0;
   FOR_EACH_SCHEDULE {
