@@ -27,12 +27,16 @@ static Status fake(const StageContext *context, StageId id) {
   calls[id]++;
   if (id == failing) return fail(failure, "the fake stage was told so");
   if (id == STAGE_WORLD) return write_in(context, "train.json", "made");
+  if (id == STAGE_SFT)
+    return write_in(context, "metrics.jsonl",
+                    "{\"step\":1,\"dev_perplexity\":99}\n{\"step\":2,\"dev_perplexity\":20.5}\n");
   if (id == STAGE_REWARD) return write_in(context, "reward.json", "{\"pair_accuracy\": 0.75, \"shift\": 1}");
   if (id != STAGE_EVALUATE_SFT && id != STAGE_EVALUATE_PPO) return OK;
   double reward =
       (double)context->experiment->seed + (id == STAGE_EVALUATE_PPO ? context->experiment->ppo.steps : 0);
-  return write_in(context, "evaluate.json",
-                  arena_print(context->arena, "{\"reward\": %g, \"bleu_4@1\": 0.5}", reward));
+  return write_in(
+      context, "evaluate.json",
+      arena_print(context->arena, "{\"reward\": %g, \"bleu_4@1\": 0.5, \"ended\": 0.25}", reward));
 }
 
 static Status fake_world(const StageContext *c) { return fake(c, STAGE_WORLD); }
@@ -293,12 +297,82 @@ static void results_hold_every_run_and_compare_the_arms(void **state) {
   assert_true(number(b2, "seed") == 2 && number(cJSON_GetObjectItem(b2, "reward"), "pair_accuracy") == 0.75);
   assert_true(number(cJSON_GetObjectItem(evaluate, "sft"), "reward") == 2);
   assert_true(number(cJSON_GetObjectItem(evaluate, "ppo"), "reward") == 4);
-  assert_int_equal(cJSON_GetArraySize(comparison), 6); /* 3 arms x 2 metrics, the chosen metric first */
+  assert_int_equal(cJSON_GetArraySize(comparison), 9); /* 3 arms x 3 metrics, the chosen metric first */
   const cJSON *a = cJSON_GetArrayItem(comparison, 0), *b = cJSON_GetArrayItem(comparison, 1);
   assert_string_equal(cJSON_GetObjectItem(a, "metric")->valuestring, "reward");
   assert_null(cJSON_GetObjectItem(a, "p_value"));
   assert_true(number(a, "mean") == 2.5 && number(b, "mean") == 3.5 && number(b, "difference") == 1);
   assert_true(number(b, "p_value") == 0.5 && number(b, "p_holm") == 1);
+  assert_true(number(b, "p_sign") == 0.5 && number(b, "p_bootstrap") < 0.01 && number(b, "wins") == 2);
+  assert_true(cJSON_GetArrayItem(cJSON_GetObjectItem(b, "bootstrap_ci95"), 1)->valuedouble == 1);
+  assert_true(cJSON_IsNull(cJSON_GetObjectItem(b, "effect_size"))); /* equal differences have no spread */
+  assert_string_equal(
+      cJSON_GetObjectItem(root, "warning")->valuestring,
+      "2 seeds cannot tell 2 arms from the baseline: after Holm's correction the smallest possible p "
+      "is 1; 7 seeds can give one below 0.05");
+  cJSON_Delete(root);
+  unmake(&made);
+}
+
+/* A gate stops the runs that use the stage, before what comes after it; the reason stands in results.json. */
+static void a_gate_stops_runs_with_a_reason(void **state) {
+  (void)state;
+  static const struct {
+    const char *gates, *reason;
+    int rewards, ppos;
+  } rows[] = {
+      {"\"perplexity\": 20", "the held-out perplexity of the SFT model is 20.5, above the gate's 20; train",
+       0, 0},
+      {"\"reward_accuracy\": 0.76",
+       "the reward model's accuracy on held-out pairs is 0.75, below the gate's 0.76; ", 1, 0},
+      {"\"ended\": 0.5", "the share of the SFT model's replies that end is 0.25, below the gate's 0.5; ", 1,
+       0},
+      {"\"perplexity\": 20.5, \"reward_accuracy\": 0.75, \"ended\": 0.25", NULL, 1, 1},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    fresh(NULL);
+    Made made;
+    char text[512];
+    snprintf(text, sizeof text, "{" FILES ", \"gates\": {%s}}", rows[i].gates);
+    run_plan(&made, text, OK);
+    assert_int_equal(calls[STAGE_REWARD], rows[i].rewards);
+    assert_int_equal(calls[STAGE_PPO], rows[i].ppos);
+    assert_true((plan_all_stopped(&made.plan) != NULL) == (rows[i].reason != NULL));
+    cJSON *root = cJSON_Parse(read_text(&made.arena, "runs/e/results.json"));
+    const cJSON *run = cJSON_GetArrayItem(cJSON_GetObjectItem(root, "runs"), 0),
+                *stopped = cJSON_GetObjectItem(run, "stopped");
+    assert_true((stopped != NULL) == (rows[i].reason != NULL));
+    if (stopped) {
+      const char *reason = cJSON_GetObjectItem(stopped, "reason")->valuestring;
+      if (strncmp(reason, rows[i].reason, strlen(rows[i].reason)) != 0) fail_msg("%s", reason);
+      assert_null(cJSON_GetObjectItem(cJSON_GetObjectItem(run, "evaluate"), "ppo"));
+    }
+    cJSON_Delete(root);
+    unmake(&made);
+  }
+}
+
+/* Arms with gates of their own: one is stopped, the others are compared without it; what it left before is
+ * not used. */
+static void a_gate_stops_its_arm_alone(void **state) {
+  (void)state;
+#define GATED(gate)                                                              \
+  "{" FILES ", \"ablate\": {\"arms\": {\"a\": {}, \"b\": {\"ppo.steps\": 5" gate \
+  "}, \"c\": {\"ppo.steps\": 7}}, "                                              \
+  "\"seeds\": [1, 2]}}"
+  Made made;
+  run_plan(&made, GATED(""), OK);
+  assert_int_equal(calls[STAGE_PPO], 6);
+  unmake(&made);
+  run_plan(&made, GATED(", \"gates.ended\": 0.9"), OK);
+  assert_int_equal(calls[STAGE_PPO], 6); /* a gate is part of no key */
+  assert_null(plan_all_stopped(&made.plan));
+  cJSON *root = cJSON_Parse(read_text(&made.arena, "runs/e/results.json"));
+  const cJSON *comparison = cJSON_GetObjectItem(root, "comparison"), *b = cJSON_GetArrayItem(comparison, 1),
+              *c = cJSON_GetArrayItem(comparison, 2);
+  assert_true(number(b, "seeds") == 0 && number(b, "pairs") == 0 && number(c, "pairs") == 2);
+  assert_true(cJSON_IsNull(cJSON_GetObjectItem(b, "mean")) && cJSON_IsNull(cJSON_GetObjectItem(b, "p_holm")));
+  assert_true(number(c, "p_holm") == number(c, "p_value")); /* the only comparison that is left */
   cJSON_Delete(root);
   unmake(&made);
 }
@@ -417,6 +491,8 @@ int main(void) {
       cmocka_unit_test_setup(the_backend_is_part_of_keys_that_depend_on_it, fresh),
       cmocka_unit_test_setup(a_second_run_computes_nothing_and_gives_the_same_bytes, fresh),
       cmocka_unit_test_setup(results_hold_every_run_and_compare_the_arms, fresh),
+      cmocka_unit_test_setup(a_gate_stops_runs_with_a_reason, fresh),
+      cmocka_unit_test_setup(a_gate_stops_its_arm_alone, fresh),
       cmocka_unit_test_setup(a_failed_or_interrupted_stage_leaves_no_marker_and_runs_again, fresh),
       cmocka_unit_test_setup(a_damaged_marker_is_refused_by_name, fresh),
       cmocka_unit_test_setup(until_stops_after_a_stage, fresh),
