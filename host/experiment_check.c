@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "experiment_layers.h"
+#include "models/config.h"
 
 bool experiment_name_ok(const char *name) {
   size_t length = strlen(name);
@@ -64,6 +65,21 @@ static Status check_files(const Layers *layers, const Experiment *e) {
   return OK;
 }
 
+static Status check_model(const Layers *layers, const Experiment *e) {
+  const char *path, *const *names = NULL;
+  if (decoder_preset_path(layers->arena, e->model_preset, &path) == OK) return OK;
+  int count = decoder_preset_names(layers->arena, &names);
+  Text list = {.arena = layers->arena};
+  for (int i = 0; i < count; i++) text_print(&list, "%s\"%s\"", i ? ", " : "", names[i]);
+  const char *near = nearest_name(e->model_preset, names, count);
+  if (near)
+    return refuse_setting(layers, "model.preset", "\"model.preset\" is \"%s\"; did you mean \"%s\"?",
+                          e->model_preset, near);
+  return refuse_setting(layers, "model.preset",
+                        "\"model.preset\" is \"%s\"; use one of %s, or the path of a .json file",
+                        e->model_preset, list.data ? list.data : "none");
+}
+
 double rank_share(double count, double keep) { return floor(keep * count + 1e-9); }
 
 double ranked_samples(const PpoSettings *p) {
@@ -89,7 +105,16 @@ static Status check_division(const Layers *layers, const PpoSettings *p, double 
       p->posts_per_step, p->samples_per_post, count, below, above);
 }
 
+/* The first of the keys that the experiment says something about, else the first: where a message points. */
+static const char *said_among(const Layers *layers, const char *const *keys, size_t count) {
+  for (size_t i = 0; i < count; i++)
+    if (layers->settings[experiment_key_find(keys[i])].value) return keys[i];
+  return keys[0];
+}
+
 static Status check_batches(const Layers *layers, const Experiment *e) {
+  static const char *const sizes[] = {"ppo.curriculum.rank.keep", "ppo.minibatch", "ppo.samples_per_post",
+                                      "ppo.posts_per_step"};
   const PpoSettings *p = &e->ppo;
   double samples = (double)p->posts_per_step * p->samples_per_post, kept = ranked_samples(p);
   if (p->minibatch > samples)
@@ -98,7 +123,7 @@ static Status check_batches(const Layers *layers, const Experiment *e) {
         "\"ppo.minibatch\" is %d, but a step has %d x %d = %.0f samples; make it at most that", p->minibatch,
         p->posts_per_step, p->samples_per_post, samples);
   if (kept >= p->minibatch) return check_division(layers, p, samples);
-  return refuse_setting(layers, "ppo.curriculum.rank.keep",
+  return refuse_setting(layers, said_among(layers, sizes, sizeof sizes / sizeof *sizes),
                         "ranking keeps %.0f of %.0f samples, fewer than \"ppo.minibatch\" (%d), so every "
                         "step would be skipped; "
                         "raise \"keep\" or lower the minibatch",
@@ -165,8 +190,8 @@ static Status check_gates(const Layers *layers, const Experiment *e) {
 
 Status experiment_check(const Layers *layers, const Experiment *experiment) {
   static Status (*const checks[])(const Layers *, const Experiment *) = {
-      check_device, check_data,  check_files,  check_batches, check_sampling,
-      check_words,  check_clips, check_tokens, check_gates};
+      check_device,   check_data,  check_files, check_model,  check_batches,
+      check_sampling, check_words, check_clips, check_tokens, check_gates};
   for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) TRY(checks[i](layers, experiment));
   return OK;
 }
