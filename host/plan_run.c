@@ -1,6 +1,11 @@
 /* Runs the stages of a plan: one folder each, locked while it is computed, finished when stage.json is there.
  */
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "plan.h"
 #include "plan_lock.h"
@@ -76,6 +81,20 @@ static Status call_stage(Plan *plan, PlanStage *stage, Backend *backend) {
   return status;
 }
 
+/* Files <name>.tmp.<process> that a process was writing when it was killed, and, where the folder's lock is
+ * held, <name>.tmp. Under their final names there is nothing torn. */
+static void remove_leftovers(Arena *arena, const char *folder, bool locked) {
+  DIR *list = opendir(folder);
+  for (struct dirent *entry; list && (entry = readdir(list));) {
+    const char *mark = strstr(entry->d_name, ".tmp");
+    if (!mark) continue;
+    long process = mark[4] == '.' ? strtol(mark + 5, NULL, 10) : 0;
+    bool dead = process > 0 && kill((pid_t)process, 0) != 0 && errno == ESRCH;
+    if (locked || dead) unlink(path_join(arena, folder, entry->d_name));
+  }
+  if (list) closedir(list);
+}
+
 /* With the folder locked: what another process has finished meanwhile is taken, what it has begun is gone on
  * with. */
 static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, bool waited, Backend **backend) {
@@ -87,6 +106,7 @@ static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, bool waited
   stage->started = plan_stage_started(arena, stage);
   if (interrupted)
     return fail(INTERRUPTED, "interrupted before %s; the same command goes on from there", stage->label);
+  remove_leftovers(arena, stage->folder, true);
   if (stage->started) progress_say("%s: resumes (%s)", stage->label, stage->folder);
   if (plan->table[stage->id].needs_backend && !*backend)
     TRY(backend_open(plan->file->runs[stage->first_run].experiment.device, backend));
@@ -130,6 +150,7 @@ Status plan_run(Arena *arena, Plan *plan) {
   int cached = 0;
   for (int i = 0; i < plan->count; i++) cached += plan->stages[i].finished;
   if (cached) progress_say("%d of %d stages are cached in %s/stages", cached, plan->count, plan->out);
+  remove_leftovers(arena, plan_run_folder(arena, plan), false);
   Status status = plan_write_links(arena, plan);
   if (status == OK) status = run_all(arena, plan, &backend);
   if (backend) backend->close(backend);
