@@ -153,8 +153,9 @@ static void print_batches(Arena *arena, const ExperimentFile *file) {
 }
 
 static void print_power(const ExperimentFile *file) {
-  int comparisons = file->arm_count - 1;
-  if (!file->baseline || comparisons < 1) return;
+  int comparisons = 0;
+  for (int arm = 0; file->baseline && arm < file->arm_count; arm++) comparisons += file->base_of[arm] != arm;
+  if (comparisons < 1) return;
   double p = smallest_p(file->seed_count, comparisons);
   printf("\ntests: %d seed%s and %d comparison%s give a p of %.2g at best, after Holm's correction",
          file->seed_count, file->seed_count == 1 ? "" : "s", comparisons, comparisons == 1 ? "" : "s", p);

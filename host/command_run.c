@@ -118,8 +118,12 @@ static void print_comparison(const ExperimentFile *file, const cJSON *results) {
               *warning = cJSON_GetObjectItemCaseSensitive(results, "warning");
   int width = name_width(file);
   if (file->arm_count < 2 || !rows || !rows->child) return;
-  printf("\n%s against %s, paired by seed\n%-*s  %-26s  %-26s  %6s  %5s  %6s  %6s\n", file->metric,
-         file->baseline, width, "arm", "mean [95%]", "difference [95%]", "effect", "wins", "p", "p holm");
+  const cJSON *own = cJSON_GetObjectItemCaseSensitive(
+      cJSON_GetObjectItemCaseSensitive(file->resolved, "ablate"), "baselines");
+  printf("\n%s against the baseline (%s%s), paired by seed\n", file->metric, file->baseline,
+         own ? ", or the arm's own" : "");
+  printf("%-*s  %-26s  %-26s  %6s  %5s  %6s  %6s\n", width, "arm", "mean [95%]", "difference [95%]", "effect",
+         "wins", "p", "p holm");
   for (const cJSON *row = rows->child; row; row = row->next) {
     const cJSON *arm = cJSON_GetObjectItemCaseSensitive(row, "arm"),
                 *metric = cJSON_GetObjectItemCaseSensitive(row, "metric");
@@ -127,7 +131,7 @@ static void print_comparison(const ExperimentFile *file, const cJSON *results) {
     printf("%-*s", width, arm->valuestring);
     print_interval(row, "mean", "ci95", false);
     if (!cJSON_GetObjectItemCaseSensitive(row, "baseline")) {
-      printf("  the baseline\n");
+      printf("  a baseline\n");
       continue;
     }
     print_interval(row, "difference", "difference_ci95", true);

@@ -179,7 +179,8 @@ typedef struct ExperimentFile {
   ExperimentRun *runs; /* arms (named ones, then the grid's) x seeds, arm by arm */
   int run_count, arm_count, seed_count;
   const char *baseline; /* the arm that the others are compared with; NULL without "ablate" */
-  const char *metric;   /* a name of results.json, "reward" or "rouge_l@3"; NULL without "ablate" */
+  int *base_of; /* [arm_count] the arm that each is compared with; itself: none. NULL without "ablate" */
+  const char *metric; /* a name of results.json, "reward" or "rouge_l@3"; NULL without "ablate" */
 } ExperimentFile;
 
 /* Reads, merges ("extends", then --set), validates everything and resolves. Every error is INVALID with

@@ -145,6 +145,47 @@ Status experiment_arms(const Layers *layers, Arm **out, int *count) {
   return grid.cells ? different_names(&grid, *out, *count) : OK;
 }
 
+/* ---- baselines ---- */
+
+/* The index of the arm of that name; -1 for none. */
+static int arm_named(const Arm *arms, int count, const char *name) {
+  for (int i = 0; i < count; i++)
+    if (strcmp(arms[i].name, name) == 0) return i;
+  return -1;
+}
+
+static Status no_arm(const Layers *layers, const Arm *arms, int count, const cJSON *at, bool at_key,
+                     const char *name) {
+  const char **names = NEW(layers->arena, const char *, count);
+  for (int i = 0; i < count; i++) names[i] = arms[i].name;
+  const char *near = nearest_name(name, names, count);
+  return refuse_value(layers->settings[experiment_key_find("ablate.baselines")].source, at, at_key,
+                      "\"%s\" is no arm; did you mean \"%s\"?", name, near ? near : names[0]);
+}
+
+Status experiment_baselines(const Layers *layers, const Arm *arms, ExperimentFile *out) {
+  const Setting *said = &layers->settings[experiment_key_find("ablate.baselines")];
+  const cJSON *rows = said->value ? said->value->child : NULL;
+  int count = out->arm_count, common = arm_named(arms, count, out->baseline);
+  out->base_of = NEW(layers->arena, int, count);
+  for (int i = 0; i < count; i++) out->base_of[i] = common;
+  for (const cJSON *row = rows; row; row = row->next) {
+    int arm = arm_named(arms, count, row->string);
+    if (arm < 0) return no_arm(layers, arms, count, row, true, row->string);
+    if (!cJSON_IsString(row))
+      return refuse_value(said->source, row, false,
+                          "the baseline of \"%s\" is the name of an arm; write a text", row->string);
+    out->base_of[arm] = arm_named(arms, count, row->valuestring);
+    if (out->base_of[arm] < 0) return no_arm(layers, arms, count, row, false, row->valuestring);
+  }
+  for (const cJSON *row = rows; row; row = row->next) { /* a baseline is not compared itself */
+    int base = arm_named(arms, count, row->valuestring);
+    out->base_of[base] = base;
+  }
+  out->base_of[common] = common;
+  return OK;
+}
+
 /* ---- the metric ---- */
 
 /* The names under which an evaluation writes its numbers (stage_evaluate.c); those of best-of-k with their k.

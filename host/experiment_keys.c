@@ -362,6 +362,14 @@ const ExperimentKey experiment_keys[] = {
      .place = PLACE_FILE,
      .offset = NO_OFFSET,
      .help = "The arm that the others are compared with; without it the first."},
+    {.path = "ablate.baselines",
+     .type = KEY_WORDS,
+     .fallback = "{}",
+     .place = PLACE_FILE,
+     .offset = NO_OFFSET,
+     .help =
+         "{arm: baseline}: arms with a baseline of their own, for example the one with the same label noise; "
+         "such a baseline is not compared itself."},
     {.path = "ablate.metric",
      .type = KEY_TEXT,
      .fallback = "\"evaluate.reward\"",
@@ -404,7 +412,8 @@ void experiment_key_expects(const ExperimentKey *key, Text *out) {
                                       [KEY_TOPS] = "a rising list of 1 to 8 whole numbers from 1 to 1000",
                                       [KEY_SEEDS] = "a list of different whole numbers from 0",
                                       [KEY_ARMS] = "an object of objects",
-                                      [KEY_GRID] = "an object of lists"};
+                                      [KEY_GRID] = "an object of lists",
+                                      [KEY_WORDS] = "an object of texts"};
   if (key->names)
     add_names(key->names, out);
   else if (key->type == KEY_INT || key->type == KEY_NUMBER || key->type == KEY_SEED)

@@ -21,7 +21,8 @@ typedef enum KeyType {
   KEY_TOPS,    /* int[MAX_TOPS] and, right behind it, their count */
   KEY_SEEDS,   /* list of seeds; only in "ablate" */
   KEY_ARMS,    /* {arm: {dotted path: value}}; only in "ablate" */
-  KEY_GRID     /* {dotted path: [value, ...]}; only in "ablate" */
+  KEY_GRID,    /* {dotted path: [value, ...]}; only in "ablate" */
+  KEY_WORDS    /* {name: text}; only in "ablate" */
 } KeyType;
 
 typedef enum KeyPlace {

@@ -143,6 +143,7 @@ static bool acceptable(const cJSON *value, const ExperimentKey *key) {
     case KEY_SECTION:
     case KEY_ARMS:
     case KEY_GRID:
+    case KEY_WORDS:
       return cJSON_IsObject(value);
     case KEY_BOOL:
       return cJSON_IsBool(value);

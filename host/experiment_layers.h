@@ -58,6 +58,8 @@ typedef struct Arm {
 
 /* The named arms, then the grid's cells, the first path changing slowest (experiment_arms.c). */
 Status experiment_arms(const Layers *layers, Arm **out, int *count) CHECKED;
+/* Fills base_of from "ablate.baseline" and "ablate.baselines". */
+Status experiment_baselines(const Layers *layers, const Arm *arms, ExperimentFile *out) CHECKED;
 /* Whether an evaluation of this experiment has a metric of that name; if not, a message at "ablate.metric".
  */
 Status experiment_check_metric(const Layers *layers, const Experiment *experiment,

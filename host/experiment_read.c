@@ -73,6 +73,7 @@ static void store(Arena *arena, const ExperimentKey *key, const cJSON *value, Ex
     case KEY_SEEDS:
     case KEY_ARMS:
     case KEY_GRID:
+    case KEY_WORDS:
       break;
   }
 }
@@ -182,7 +183,7 @@ static Status check_ablate(const Layers *layers, const Arm *arms, int count, Exp
   out->baseline = arena_strdup(layers->arena, chosen);
   out->metric = arena_strdup(layers->arena, measured + 9);
   out->arm_count = count;
-  return OK;
+  return experiment_baselines(layers, arms, out);
 }
 
 /* One run an arm and seed. Without "ablate", arm and seeds are NULL: one run. */
@@ -251,6 +252,8 @@ static cJSON *resolve_file(const Layers *layers, const Arm *arms, const Experime
   const cJSON *seeds = setting_of(layers, "ablate.seeds")->value;
   if (seeds) cJSON_AddItemToObject(ablate, "seeds", cJSON_Duplicate(seeds, true));
   cJSON_AddStringToObject(ablate, "baseline", file->baseline);
+  const cJSON *baselines = setting_of(layers, "ablate.baselines")->value;
+  if (baselines) cJSON_AddItemToObject(ablate, "baselines", cJSON_Duplicate(baselines, true));
   cJSON_AddItemToObject(ablate, "metric", value_of(layers, experiment_key_find("ablate.metric")));
   return resolved;
 }

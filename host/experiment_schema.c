@@ -48,7 +48,7 @@ static void fill(cJSON *schema, const ExperimentKey *key) {
       [KEY_SECTION] = "object", [KEY_BOOL] = "boolean", [KEY_INT] = "integer", [KEY_SEED] = "integer",
       [KEY_NUMBER] = "number",  [KEY_TEXT] = "string",  [KEY_FILE] = "string", [KEY_MODEL] = "string",
       [KEY_ENUM] = "string",    [KEY_TOPS] = "array",   [KEY_SEEDS] = "array", [KEY_ARMS] = "object",
-      [KEY_GRID] = "object"};
+      [KEY_GRID] = "object",    [KEY_WORDS] = "object"};
   add_type(schema, types[key->type], key->nullable);
   cJSON_AddStringToObject(schema, "description", key->help);
   if (key->fallback) cJSON_AddItemToObject(schema, "default", cJSON_Parse(key->fallback));
@@ -56,6 +56,7 @@ static void fill(cJSON *schema, const ExperimentKey *key) {
   if (key->type == KEY_TOPS || key->type == KEY_SEEDS) add_list(schema, key);
   if (key->type == KEY_ARMS) add_members(schema, "object");
   if (key->type == KEY_GRID) add_members(schema, "array");
+  if (key->type == KEY_WORDS) add_members(schema, "string");
   cJSON *names = key->names ? cJSON_AddArrayToObject(schema, "enum") : NULL;
   for (int i = 0; names && key->names[i]; i++) cJSON_AddItemToArray(names, cJSON_CreateString(key->names[i]));
   if (names && key->nullable) cJSON_AddItemToArray(names, cJSON_CreateNull());

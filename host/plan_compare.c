@@ -22,8 +22,8 @@ typedef struct Comparison {
   const Plan *plan;
   const cJSON *runs;
   Arena *arena;
-  int arms, seeds, base;
-  Bootstrap bootstrap; /* of as many pairs as were asked for last */
+  int arms, seeds, comparisons; /* comparisons: arms that have a baseline */
+  Bootstrap bootstrap;          /* of as many pairs as were asked for last */
 } Comparison;
 
 /* The metric of the PPO model in run, NaN when it is not there. */
@@ -36,10 +36,11 @@ static double metric_of(const cJSON *runs, int run, const char *metric) {
 
 static ArmRow compare_arm(Comparison *c, int arm, const char *metric) {
   double *value = NEW(c->arena, double, c->seeds), *difference = NEW(c->arena, double, c->seeds);
+  int base = c->plan->file->base_of[arm];
   ArmRow row = {.effect = NAN, .p = {NAN, NAN, NAN}};
   for (int i = 0; i < c->seeds; i++) {
     double own = metric_of(c->runs, arm * c->seeds + i, metric),
-           other = metric_of(c->runs, c->base * c->seeds + i, metric);
+           other = metric_of(c->runs, base * c->seeds + i, metric);
     if (!isnan(own)) value[row.seeds++] = own;
     if (isnan(own - other)) continue;
     row.wins += own > other;
@@ -47,7 +48,7 @@ static ArmRow compare_arm(Comparison *c, int arm, const char *metric) {
   }
   row.mean = interval_95(value, row.seeds);
   row.gain = row.bootstrap = interval_95(difference, row.pairs);
-  if (arm == c->base || row.pairs < 2) return row;
+  if (arm == base || row.pairs < 2) return row;
   if (c->bootstrap.count != row.pairs) c->bootstrap = bootstrap_make(c->arena, row.pairs);
   row.bootstrap = bootstrap_95(&c->bootstrap, difference, &row.p[BOOTSTRAP]);
   row.p[SIGN_FLIP] = sign_flip_p(difference, row.pairs);
@@ -79,8 +80,9 @@ static void add_row(const Comparison *c, int arm, const char *metric, const ArmR
   cJSON_AddNumberToObject(row, "seeds", of->seeds);
   cJSON_AddNumberToObject(row, "mean", of->mean.mean);
   add_ends(row, "ci95", of->mean);
-  if (arm == c->base) return;
-  cJSON_AddStringToObject(row, "baseline", c->plan->file->baseline);
+  int base = c->plan->file->base_of[arm];
+  if (arm == base) return;
+  cJSON_AddStringToObject(row, "baseline", c->plan->file->runs[base * c->seeds].arm);
   cJSON_AddNumberToObject(row, "pairs", of->pairs);
   cJSON_AddNumberToObject(row, "wins", of->wins);
   cJSON_AddNumberToObject(row, "difference", of->gain.mean);
@@ -117,15 +119,16 @@ static const cJSON *first_metrics(const cJSON *runs) {
 }
 
 static void warn_of_few_pairs(const Comparison *c, int fewest, cJSON *results) {
-  int comparisons = c->arms - 1;
+  int comparisons = c->comparisons;
   if (comparisons < 1 || smallest_p(fewest, comparisons) < 0.05) return;
   cJSON_AddStringToObject(
       results, "warning",
       arena_print(c->arena,
-                  "%d seed%s cannot tell %d arm%s from the baseline: after Holm's correction the smallest "
+                  "%d seed%s cannot tell %d arm%s from %s baseline: after Holm's correction the smallest "
                   "possible p is %.2g; %d seeds can give one below 0.05",
                   fewest, fewest == 1 ? "" : "s", comparisons, comparisons == 1 ? "" : "s",
-                  smallest_p(fewest, comparisons), pairs_needed(comparisons)));
+                  comparisons == 1 ? "its" : "their", smallest_p(fewest, comparisons),
+                  pairs_needed(comparisons)));
 }
 
 /* The metric that the experiment names comes first; then every number that the evaluation wrote. */
@@ -139,7 +142,7 @@ Status plan_compare(Arena *arena, const Plan *plan, const cJSON *runs, cJSON *re
                 file->metric);
   Comparison c = {
       .plan = plan, .runs = runs, .arena = arena, .arms = file->arm_count, .seeds = file->seed_count};
-  while (strcmp(file->runs[c.base * c.seeds].arm, file->baseline) != 0) c.base++;
+  for (int arm = 0; arm < c.arms; arm++) c.comparisons += file->base_of[arm] != arm;
   int fewest, unused;
   compare_metric(&c, file->metric, comparison, &fewest);
   warn_of_few_pairs(&c, fewest, results);

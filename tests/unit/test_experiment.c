@@ -195,6 +195,10 @@ static const struct {
     {"{" SYNTH ", \"ablate\": {\"arms\": {\"a\": {}}, \"metric\": \"evaluate.rouge_l@4\"}}",
      "e.json:1:65: \"ablate.metric\" is \"evaluate.rouge_l@4\", which no evaluation here has; did you mean "
      "\"evaluate.rouge_l@1\"?"},
+    {"{" SYNTH ", \"ablate\": {\"arms\": {\"a\": {}, \"b\": {}}, \"baselines\": {\"b\": \"aa\"}}}",
+     "e.json:1:83: \"aa\" is no arm; did you mean \"a\"?"},
+    {"{" SYNTH ", \"ablate\": {\"arms\": {\"full\": {}, \"b\": {}}, \"baselines\": {\"fulll\": \"b\"}}}",
+     "e.json:1:81: \"fulll\" is no arm; did you mean \"full\"?"},
     {"{\"preset\": \"release\"}",
      "e.json:1:12: \"preset\" is \"release\"; did you mean \"released\"? It must be \"paper\" or "
      "\"released\" or "

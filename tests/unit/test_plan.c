@@ -308,7 +308,7 @@ static void results_hold_every_run_and_compare_the_arms(void **state) {
   assert_true(cJSON_IsNull(cJSON_GetObjectItem(b, "effect_size"))); /* equal differences have no spread */
   assert_string_equal(
       cJSON_GetObjectItem(root, "warning")->valuestring,
-      "2 seeds cannot tell 2 arms from the baseline: after Holm's correction the smallest possible p "
+      "2 seeds cannot tell 2 arms from their baseline: after Holm's correction the smallest possible p "
       "is 1; 7 seeds can give one below 0.05");
   cJSON_Delete(root);
   unmake(&made);
@@ -373,6 +373,31 @@ static void a_gate_stops_its_arm_alone(void **state) {
   assert_true(number(b, "seeds") == 0 && number(b, "pairs") == 0 && number(c, "pairs") == 2);
   assert_true(cJSON_IsNull(cJSON_GetObjectItem(b, "mean")) && cJSON_IsNull(cJSON_GetObjectItem(b, "p_holm")));
   assert_true(number(c, "p_holm") == number(c, "p_value")); /* the only comparison that is left */
+  cJSON_Delete(root);
+  unmake(&made);
+}
+
+/* Arms with a baseline of their own, as the one with the same label noise; a baseline is not compared itself.
+ */
+static void arms_may_have_baselines_of_their_own(void **state) {
+  (void)state;
+  Made made;
+  run_plan(&made,
+           "{" FILES
+           ", \"ablate\": {\"arms\": {\"p1\": {\"ppo.steps\": 1}, \"p2\": {\"ppo.steps\": 10}, \"c1\": "
+           "{\"ppo.steps\": 3}, \"c2\": {\"ppo.steps\": 14}}, \"seeds\": [1, 2], \"baselines\": {\"c2\": "
+           "\"p2\"}}}",
+           OK);
+  cJSON *root = cJSON_Parse(read_text(&made.arena, "runs/e/results.json"));
+  const cJSON *rows = cJSON_GetObjectItem(root, "comparison"), *c1 = cJSON_GetArrayItem(rows, 2),
+              *c2 = cJSON_GetArrayItem(rows, 3);
+  assert_null(cJSON_GetObjectItem(cJSON_GetArrayItem(rows, 1), "baseline"));
+  assert_string_equal(cJSON_GetObjectItem(c1, "baseline")->valuestring, "p1");
+  assert_string_equal(cJSON_GetObjectItem(c2, "baseline")->valuestring, "p2");
+  assert_true(number(c1, "difference") == 2 && number(c2, "difference") == 4);
+  assert_true(number(c2, "p_value") == 0.5 && number(c2, "p_holm") == 1); /* two comparisons */
+  assert_non_null(
+      strstr(cJSON_GetObjectItem(root, "warning")->valuestring, "cannot tell 2 arms from their baseline"));
   cJSON_Delete(root);
   unmake(&made);
 }
@@ -493,6 +518,7 @@ int main(void) {
       cmocka_unit_test_setup(results_hold_every_run_and_compare_the_arms, fresh),
       cmocka_unit_test_setup(a_gate_stops_runs_with_a_reason, fresh),
       cmocka_unit_test_setup(a_gate_stops_its_arm_alone, fresh),
+      cmocka_unit_test_setup(arms_may_have_baselines_of_their_own, fresh),
       cmocka_unit_test_setup(a_failed_or_interrupted_stage_leaves_no_marker_and_runs_again, fresh),
       cmocka_unit_test_setup(a_damaged_marker_is_refused_by_name, fresh),
       cmocka_unit_test_setup(until_stops_after_a_stage, fresh),
