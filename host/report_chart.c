@@ -1,10 +1,11 @@
 /* Charts as inline SVG: sharp at every size and on paper, readable without script, coloured by the style
  * sheet. */
 #include <math.h>
+#include <string.h>
 
 #include "report_html.h"
 
-enum { WIDTH = 360, HEIGHT = 208, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 24, COLORS = 8, TICKS = 4 };
+enum { WIDTH = 360, HEIGHT = 208, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 24, TICKS = 4 };
 
 /* Values from low to high drawn from pixel `from` to pixel `to`; ticks every `step`. */
 typedef struct Axis {
@@ -77,7 +78,7 @@ static bool has_band(const Curve *curve) {
 }
 
 static void draw_curve(Text *page, const Curve *curve, const Axis *x, const Axis *y, bool points) {
-  int color = curve->color % COLORS;
+  int color = curve->color % HTML_COLORS;
   text_print(page, "<g class=\"series c%d\" data-arm=\"%d\" data-name=\"", color,
              curve->shared ? -1 : curve->color);
   html_text(page, curve->name);
@@ -130,7 +131,13 @@ void html_line_chart(Text *page, const LineChart *chart) {
 }
 
 void html_interval_chart(Text *page, const Interval *rows, int count) {
-  enum { ROW = 32, NAME = 96, WIDE = 440 };
+  enum { ROW = 32, LETTER = 7, LEAST = 96, MOST = 260, PLOT = 344 };
+  int name = LEAST;
+  for (int r = 0; r < count; r++) {
+    int needed = LETTER * (int)utf8_length(rows[r].name, strlen(rows[r].name)) + 12;
+    if (needed > name) name = needed < MOST ? needed : MOST;
+  }
+  int wide = name + PLOT;
   double low = INFINITY, high = -INFINITY;
   for (int r = 0; r < count; r++) {
     low = fmin(low, fmin(rows[r].mean, rows[r].low)); /* fmin and fmax leave NaN out */
@@ -140,11 +147,11 @@ void html_interval_chart(Text *page, const Interval *rows, int count) {
       high = fmax(high, rows[r].seeds[s]);
     }
   }
-  Axis x = nice_axis(low, high, NAME + 8, WIDE - 14, true);
+  Axis x = nice_axis(low, high, name + 8, wide - 14, true);
   int height = count * ROW + 26;
   text_print(
       page, "<svg class=\"intervals\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"Means and intervals\">",
-      WIDE, height);
+      wide, height);
   for (double v = x.low; v <= x.high + x.step * 1e-6; v += x.step) {
     text_print(page, "<path class=\"%s\" d=\"M%.1f 4V%d\"/><text class=\"x\" x=\"%.1f\" y=\"%d\">",
                fabs(v) < x.step * 1e-6 ? "zero" : "grid", place(&x, v), count * ROW + 4, place(&x, v),
@@ -154,8 +161,8 @@ void html_interval_chart(Text *page, const Interval *rows, int count) {
   }
   for (int r = 0; r < count; r++) {
     double y = ROW * (r + 0.5) + 4;
-    text_print(page, "<g class=\"c%d\"><text class=\"arm\" x=\"%d\" y=\"%.1f\">", rows[r].color % COLORS,
-               NAME, y + 4);
+    text_print(page, "<g class=\"c%d\"><text class=\"arm\" x=\"%d\" y=\"%.1f\">", rows[r].color % HTML_COLORS,
+               name, y + 4);
     html_text(page, rows[r].name);
     text_print(page, "</text>");
     if (isfinite(rows[r].low) && isfinite(rows[r].high))
