@@ -224,21 +224,25 @@ static void add_comparison(Text *page, const ReportData *data, int arm) {
   static const char *const verdicts[] = {"<b class=\"good\">higher</b>", "<b class=\"bad\">lower</b>",
                                          "not shown", "–"};
   const cJSON *entry = comparison_of(data, data->arms[arm]);
+  int base = base_of(data, arm);
   text_print(page, "<tr><th>");
   arm_key(page, data, arm);
-  text_print(page, "</th><td>");
+  text_print(page, "</th><td>%s</td><td>", base == arm ? "a baseline" : verdicts[verdict_of(data, arm)]);
   html_number(page, arm_metric(page->arena, data, arm, primary_metric(data)).mean);
   add_interval(page, entry, "ci95");
   text_print(page, "</td>");
-  if (base_of(data, arm) == arm) {
-    text_print(page, "<td colspan=\"7\">a baseline</td></tr>");
+  if (base == arm) {
+    text_print(page, "<td colspan=\"5\"></td></tr>");
     return;
   }
   text_print(page, "<td>");
-  html_text(page, data->arms[base_of(data, arm)]);
-  text_print(page, "</td><td>");
   html_number(page, json_number(entry, "difference"));
   add_interval(page, entry, "difference_ci95");
+  if (base != baseline_arm(data)) {
+    text_print(page, "<br><small>to ");
+    html_text(page, data->arms[base]);
+    text_print(page, "</small>");
+  }
   text_print(page, "</td><td>");
   html_number(page, json_number(entry, "effect_size"));
   text_print(page, "</td><td>%.0f of %.0f</td>", fmax(0, json_number(entry, "wins")),
@@ -251,14 +255,14 @@ static void add_comparison(Text *page, const ReportData *data, int arm) {
     html_number(page, json_number(entry, tests[t][0]));
     text_print(page, "</small></td>");
   }
-  text_print(page, "<td>%s</td></tr>", verdicts[verdict_of(data, arm)]);
+  text_print(page, "</tr>");
 }
 
 void report_comparisons(Text *page, const ReportData *data, int arms) {
   text_print(page,
-             "<div class=\"scroll\"><table><thead><tr><th>Arm</th><th>Mean [95%%]</th><th>Baseline</th>"
+             "<div class=\"scroll\"><table><thead><tr><th>Arm</th><th>Verdict</th><th>Mean [95%%]</th>"
              "<th>Difference [95%%]</th><th>Effect</th><th>Higher in</th><th>p</th><th>p, bootstrap</th>"
-             "<th>Difference</th></tr></thead><tbody>");
+             "</tr></thead><tbody>");
   for (int a = 0; a < arms; a++) add_comparison(page, data, a);
   text_print(
       page,

@@ -5,7 +5,10 @@
 
 #include "report_html.h"
 
-enum { WIDTH = 360, HEIGHT = 208, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 24, TICKS = 4 };
+enum { WIDTH = 360, HEIGHT = 208, LEFT = 54, RIGHT = 10, TOP = 8, BOTTOM = 24, TICKS = 4 };
+
+/* What varies by less of its size is drawn as constant: ticks that tell it apart would not fit. */
+static const double FLAT = 1e-3;
 
 /* Values from low to high drawn from pixel `from` to pixel `to`; ticks every `step`. */
 typedef struct Axis {
@@ -19,7 +22,7 @@ static double place(const Axis *axis, double value) {
 /* The step 1, 2 or 5 times a power of ten that gives about TICKS ticks; the range grows to whole steps. */
 static Axis nice_axis(double low, double high, double from, double to, bool grow) {
   if (!(low <= high)) low = 0, high = 1;
-  if (high - low < 1e-9 * fmax(1e-300, fabs(high))) {
+  if (high - low < FLAT * fmax(1e-300, fmax(fabs(low), fabs(high)))) {
     low -= fabs(low) * 0.1;
     high += high == 0 ? 1 : fabs(high) * 0.1;
   }
@@ -32,13 +35,14 @@ static Axis nice_axis(double low, double high, double from, double to, bool grow
   return (Axis){low, high, step, from, to};
 }
 
-static void print_tick(Text *page, double value, double step) {
+static void print_tick(Text *page, double value, const Axis *axis) {
   static const struct {
     double size;
     const char *suffix;
   } rows[] = {{1e9, "G"}, {1e6, "M"}, {1e3, "k"}};
+  double step = axis->step, largest = fmax(fabs(axis->low), fabs(axis->high));
   if (fabs(value) < step * 1e-6) value = 0;
-  if (step < 1e-3 && value != 0) { /* 2.5e-4 */
+  if (step < 1e-3 && largest < 1e-3 && value != 0) { /* 2.5e-4 */
     int power = (int)floor(log10(fabs(value)) + 1e-9);
     text_print(page, "%.3ge%d", value / pow(10, power), power);
     return;
@@ -56,14 +60,14 @@ static void draw_axes(Text *page, const Axis *x, const Axis *y, const char *x_la
     double at = place(y, v);
     text_print(page, "<path class=\"%s\" d=\"M%d %.1fH%d\"/><text class=\"y\" x=\"%d\" y=\"%.1f\">",
                fabs(v) < y->step * 1e-6 ? "zero" : "grid", LEFT, at, WIDTH - RIGHT, LEFT - 6, at + 3.5);
-    print_tick(page, v, y->step);
+    print_tick(page, v, y);
     text_print(page, "</text>");
   }
   for (double v = ceil(x->low / x->step - 1e-9) * x->step; v <= x->high + x->step * 1e-6; v += x->step) {
     double at = place(x, v);
     if (at > WIDTH - RIGHT - 40 && x_label[0]) continue; /* the axis's name stands there */
     text_print(page, "<text class=\"x\" x=\"%.1f\" y=\"%d\">", at, HEIGHT - 8);
-    print_tick(page, v, x->step);
+    print_tick(page, v, x);
     text_print(page, "</text>");
   }
   text_print(page, "<text class=\"name\" x=\"%d\" y=\"%d\">", WIDTH - RIGHT, HEIGHT - 8);
@@ -156,7 +160,7 @@ void html_interval_chart(Text *page, const Interval *rows, int count) {
     text_print(page, "<path class=\"%s\" d=\"M%.1f 4V%d\"/><text class=\"x\" x=\"%.1f\" y=\"%d\">",
                fabs(v) < x.step * 1e-6 ? "zero" : "grid", place(&x, v), count * ROW + 4, place(&x, v),
                height - 6);
-    print_tick(page, v, x.step);
+    print_tick(page, v, &x);
     text_print(page, "</text>");
   }
   for (int r = 0; r < count; r++) {

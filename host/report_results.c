@@ -5,7 +5,7 @@
 #include "report_html.h"
 #include "report_sections.h"
 
-enum { MAX_METRICS = 48, MAX_ARMS_SHOWN = 24 };
+enum { MAX_METRICS = 48, MAX_ARMS_SHOWN = 24, NAMED_RUNS = 3 };
 
 static const cJSON *member(const cJSON *object, const char *key) {
   return cJSON_GetObjectItemCaseSensitive(object, key);
@@ -205,10 +205,12 @@ static void add_stops(Text *list, const ReportData *data) {
     for (int same = r; same < data->run_count; same++) {
       const cJSON *other = member(data->runs[same].stopped, "reason");
       if (!cJSON_IsString(other) || strcmp(other->valuestring, reason->valuestring) != 0) continue;
-      text_print(list, "%s", count++ ? ", " : ". It stopped ");
+      if (count++ >= NAMED_RUNS) continue;
+      text_print(list, "%s", count > 1 ? ", " : ". It stopped ");
       html_text(list, data->runs[same].arm);
       text_print(list, " seed %lld", (long long)data->runs[same].seed);
     }
+    if (count > NAMED_RUNS) text_print(list, " and %d more runs", count - NAMED_RUNS);
     text_print(list, ".</li>");
   }
 }
@@ -221,11 +223,13 @@ void report_cautions(Text *page, const ReportData *data) {
       const ReportRun *run = &data->runs[r];
       double value = caution_value(&cautions[c], run);
       if (!(value < cautions[c].least || value > cautions[c].most)) continue;
-      text_print(&list, runs++ ? "; " : "<li>%s: ", cautions[c].sentence);
+      if (runs++ >= NAMED_RUNS) continue;
+      text_print(&list, runs > 1 ? "; " : "<li>%s: ", cautions[c].sentence);
       html_text(&list, run->arm);
       text_print(&list, " seed %lld: ", (long long)run->seed);
       html_number(&list, value);
     }
+    if (runs > NAMED_RUNS) text_print(&list, "; and %d more runs", runs - NAMED_RUNS);
     if (runs) text_print(&list, ".</li>");
   }
   add_stops(&list, data);

@@ -7,11 +7,11 @@ kills=${2:-5}
 seed=${3:-$(date +%s)}
 echo "seed $seed (a third argument repeats it, as far as timing does)"
 
-# random N: a whole number below N, and another one each time.
-draws=0
-random() {
-  draws=$((draws + 1))
-  awk -v seed="$seed" -v draw="$draws" -v n="$1" 'BEGIN { srand(seed * 1000 + draw); rand(); print int(rand() * n) }'
+# draw N: sets $drawn to a whole number below N (Knuth's linear congruential generator, its upper bits).
+state=$seed
+draw() {
+  state=$((state * 6364136223846793005 + 1442695040888963407))
+  drawn=$((((state >> 33) & 1073741823) % $1))
 }
 
 # Words of a command, not a function: in the background the process itself must be killed, not a shell around it.
@@ -31,9 +31,10 @@ same_as_undisturbed() {
 
 # damage STATE: cuts the file or flips one of its bytes.
 damage() {
-  size=$(stat -c %s "$1")
-  at=$(random "$size")
-  if [ "$(random 2)" = 0 ]; then
+  draw "$(stat -c %s "$1")"
+  at=$drawn
+  draw 2
+  if [ "$drawn" = 0 ]; then
     truncate -s "$at" "$1"
   else
     byte=$(od -An -tu1 -j "$at" -N 1 "$1" | tr -d ' ')
@@ -55,16 +56,16 @@ for damaged in "truncate -s 1000" "truncate -s 0" flip; do
   while kill -0 $process 2>/dev/null && ! ls "$folder"/b/stages/ppo-*/state.safetensors.previous >/dev/null 2>&1; do sleep 0.005; done
   kill -KILL $process
   wait $process 2>/dev/null
-  state=$(ls "$folder"/b/stages/ppo-*/state.safetensors)
-  [ -s "$state" ] && [ -s "$state.previous" ] || continue # killed between two renames
+  saved=$(ls "$folder"/b/stages/ppo-*/state.safetensors)
+  [ -s "$saved" ] && [ -s "$saved.previous" ] || continue # killed between two renames
   if [ "$damaged" = flip ]; then
-    printf '\377' | dd of="$state" bs=1 seek=$(($(stat -c %s "$state") - 100)) conv=notrunc 2>/dev/null
+    printf '\377' | dd of="$saved" bs=1 seek=$(($(stat -c %s "$saved") - 100)) conv=notrunc 2>/dev/null
   else
-    $damaged "$state"
+    $damaged "$saved"
   fi
   "$popalm" $run "$folder/b" >"$folder/out" 2>"$folder/err" </dev/null || complain "status 0 expected"
-  expect_error "^$state: "
-  expect_error "^The one before it is used: $state.previous$"
+  expect_error "^$saved: "
+  expect_error "^The one before it is used: $saved.previous$"
   same_as_undisturbed "$folder/b"
 done
 rm -rf "$folder/b"
@@ -75,7 +76,8 @@ while [ "$done" -lt "$kills" ]; do
   last="popalm run (kill $((done + 1)) of $kills)"
   "$popalm" $run "$folder/b" >"$folder/out" 2>"$folder/err" </dev/null &
   process=$!
-  sleep "$(awk -v ms="$(random $((lasts * 2 / 3)))" 'BEGIN { print ms / 1000 }')"
+  draw $((lasts * 2 / 3))
+  sleep "$(awk -v ms="$drawn" 'BEGIN { print ms / 1000 }')"
   kill -KILL $process 2>/dev/null
   status=0
   wait $process 2>/dev/null || status=$?
@@ -89,9 +91,10 @@ while [ "$done" -lt "$kills" ]; do
     complain "a run that is only killed should not fail by itself"
     break
   fi
-  for state in "$folder"/b/stages/*/state.safetensors; do
-    if [ -s "$state" ] && [ -s "$state.previous" ] && [ "$(random 4)" = 0 ]; then
-      damage "$state"
+  for saved in "$folder"/b/stages/*/state.safetensors; do
+    draw 4
+    if [ "$drawn" = 0 ] && [ -s "$saved" ] && [ -s "$saved.previous" ]; then
+      damage "$saved"
       damages=$((damages + 1))
     fi
   done
