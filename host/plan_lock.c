@@ -41,9 +41,9 @@ Status folder_lock(const char *folder, const char *label, FolderLock *out) {
       return fail(FAILED, "%s: cannot be opened: %s; check the folder and its rights", folder,
                   strerror(errno));
     while (!locked(&fd)) {
-      if (!out->waited) progress_say("%s: another process computes it; waiting (%s)", label, folder);
+      if (!out->waited && label) progress_say("%s: another process computes it; waiting (%s)", label, folder);
       out->waited = true;
-      usleep(WAIT_MICROSECONDS);
+      usleep(label ? WAIT_MICROSECONDS : WAIT_MICROSECONDS / 100);
       if (!interrupted) continue;
       close(fd);
       return fail(INTERRUPTED, "interrupted while waiting for %s; nothing was lost", folder);

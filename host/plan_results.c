@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "plan.h"
+#include "plan_lock.h"
 #include "version.h"
 
 const char *plan_run_folder(Arena *arena, const Plan *plan) {
@@ -66,12 +67,20 @@ static Status write_experiment(Arena *arena, const Plan *plan, const char *devic
   return write_json(arena, plan_run_folder(arena, plan), "experiment.json", object);
 }
 
-Status plan_write_links(Arena *arena, const Plan *plan) {
-  const char *folder = plan_run_folder(arena, plan);
-  TRY(make_folders(folder));
+static Status write_links(Arena *arena, const Plan *plan, const char *folder) {
   nftw(path_join(arena, folder, "arms"), remove_link, 16, FTW_PHYS | FTW_DEPTH); /* arms that are no more */
   for (int run = 0; run < plan->file->run_count; run++) TRY(link_run(arena, plan, run));
   return write_experiment(arena, plan, plan->backend);
+}
+
+/* Locked, since another process may have been given the same command. */
+Status plan_write_links(Arena *arena, const Plan *plan) {
+  const char *folder = plan_run_folder(arena, plan);
+  FolderLock lock;
+  TRY(folder_lock(folder, NULL, &lock));
+  Status status = write_links(arena, plan, folder);
+  folder_unlock(&lock);
+  return status;
 }
 
 /* ---- results ---- */

@@ -134,6 +134,20 @@ void html_line_chart(Text *page, const LineChart *chart) {
   text_print(page, "</svg></figure>\n");
 }
 
+/* At most so many characters; the whole name appears under the pointer. */
+static void add_shortened(Text *page, const char *name, int most) {
+  size_t length = strlen(name), at = 0;
+  if ((int)utf8_length(name, length) <= most) {
+    html_text(page, name);
+    return;
+  }
+  for (int i = 0; i < most - 1; i++) utf8_next(name, length, &at);
+  html_text(page, arena_strndup(page->arena, name, at));
+  text_print(page, "…<title>");
+  html_text(page, name);
+  text_print(page, "</title>");
+}
+
 void html_interval_chart(Text *page, const Interval *rows, int count) {
   enum { ROW = 32, LETTER = 7, LEAST = 96, MOST = 260, PLOT = 344 };
   int name = LEAST;
@@ -167,7 +181,7 @@ void html_interval_chart(Text *page, const Interval *rows, int count) {
     double y = ROW * (r + 0.5) + 4;
     text_print(page, "<g class=\"c%d\"><text class=\"arm\" x=\"%d\" y=\"%.1f\">", rows[r].color % HTML_COLORS,
                name, y + 4);
-    html_text(page, rows[r].name);
+    add_shortened(page, rows[r].name, (MOST - 12) / LETTER);
     text_print(page, "</text>");
     if (isfinite(rows[r].low) && isfinite(rows[r].high))
       text_print(page, "<path class=\"interval\" d=\"M%.1f %.1fH%.1f\"/>", place(&x, rows[r].low), y,

@@ -88,7 +88,7 @@ addEventListener("load", () => setTimeout(() => {
 }, 50));
 </script>
 HTML
-sed "/<title>/r $folder/probe.html" "$report" >"$folder/probed.html"
+sed "/^<meta name=\"color-scheme\"/r $folder/probe.html" "$report" >"$folder/probed.html"
 
 for width in 390 1400; do
   last="report at $width"

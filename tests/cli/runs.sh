@@ -48,7 +48,12 @@ echo y | "$popalm" clean --out "$out" >"$folder/out"
 expect_output '^.*removed 1 stages, [0-9.]+ [KM]iB$'
 [ ! -e "$out/stages/$old" ] || complain "yes is yes"
 
-# The stages of both runs are untouched, also those that only another stage was computed from.
+# A stage that no link shows, but that another one was computed from, is used too.
+rm "$out"/*/arms/main/seed-7/sft "$out"/*/arms/main/seed-7/tokenizer
+expect_status 0 clean --out "$out" --yes
+expect_output 'every stage is used by a run'
+
+# The stages of both runs are untouched.
 touch "$folder/before"
 expect_status 0 run tests/cli/tiny.json --out "$out"
 expect_status 0 run tests/cli/tiny.json --out "$out" --set name=other --set ppo.lr=2e-4

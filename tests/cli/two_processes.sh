@@ -60,3 +60,19 @@ for stage in sft ppo; do
   sed 's/"second"/"tiny"/' "$folder/$stage/second/results.json" | cmp -s - "$folder/alone/tiny/results.json" ||
     complain "results after taking over should be those of a process alone"
 done
+
+# The same command twice at once, some times: both end well, with one computation of every stage.
+for round in 1 2 3; do
+  last="popalm run (twice at once)"
+  "$popalm" run tests/cli/tiny.json --out "$folder/twice$round" >"$folder/first.out" 2>"$folder/first.err" </dev/null &
+  first=$!
+  "$popalm" run tests/cli/tiny.json --out "$folder/twice$round" >"$folder/out" 2>"$folder/err" </dev/null &
+  second=$!
+  ended $first
+  ended $second
+  for stage in sft reward ppo; do
+    times=$(cat "$folder/first.err" "$folder/err" | grep -c "^$stage  [0-9]* steps")
+    [ "$times" = 1 ] || complain "$stage should be computed once, not $times times"
+  done
+  cmp -s "$folder/twice$round/tiny/results.json" "$folder/alone/tiny/results.json" || complain "results should be the same"
+done

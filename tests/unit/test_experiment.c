@@ -391,6 +391,10 @@ static void null_switches_parts_of_the_curriculum_off(void **state) {
   assert_true(cJSON_Compare(plain.resolved, none.resolved, true)); /* so both have one stage key */
   experiment_free(&plain);
   experiment_free(&none);
+  const Override five = {"ppo.minibatch", "5"}; /* need not divide what a curriculum leaves */
+  e = only(&arena, "{" SYNTH "}", &five, 1, &plain);
+  assert_int_equal(e.ppo.minibatch, 5);
+  experiment_free(&plain);
   const Override override = {"ppo.curriculum.rank.keep", "0.5"};
   e = only(&arena, "{" SYNTH ", \"ppo\": {\"curriculum\": null}}", &override, 1, &plain);
   assert_int_equal(e.ppo.curriculum.rank, RANK_BATCH); /* a key under null brings back its own part alone */

@@ -453,9 +453,9 @@ static void until_stops_after_a_stage(void **state) {
   unmake(&made);
 }
 
-/* A child holds the lock of the first stage for a while; it dies without letting go, which frees the lock. */
-static void a_stage_that_another_process_computes_is_waited_for(void **state) {
-  (void)state;
+/* A child holds the lock of the first stage for a while; it dies without letting go, which frees the lock. A
+ * folder that is removed meanwhile, as popalm clean does, is made again: its lock is another one. */
+static void wait_for_other(bool folder_goes) {
   Made made;
   make(&made, "{" FILES "}");
   assert_int_equal(make_folders(made.plan.stages[0].folder), OK);
@@ -466,18 +466,30 @@ static void a_stage_that_another_process_computes_is_waited_for(void **state) {
     int fd = open(made.plan.stages[0].folder, O_RDONLY | O_DIRECTORY);
     bool locked = fd >= 0 && flock(fd, LOCK_EX) == 0 && write(ready[1], "x", 1) == 1;
     usleep(500000);
+    if (folder_goes) locked = locked && rmdir(made.plan.stages[0].folder) == 0;
     if (locked) kill(getpid(), SIGKILL);
     _exit(1);
   }
   char byte;
   assert_int_equal(read(ready[0], &byte, 1), 1);
   double started = seconds_now();
-  assert_int_equal(plan_run(&made.arena, &made.plan), OK);
+  Status status = plan_run(&made.arena, &made.plan);
+  if (status != OK) fail_msg("%s", error_message());
   assert_true(seconds_now() - started > 0.3);
   waitpid(child, NULL, 0);
   close(ready[0]);
   close(ready[1]);
   unmake(&made);
+}
+
+static void a_stage_that_another_process_computes_is_waited_for(void **state) {
+  (void)state;
+  wait_for_other(false);
+}
+
+static void a_folder_that_is_removed_while_it_is_waited_for_is_made_again(void **state) {
+  (void)state;
+  wait_for_other(true);
 }
 
 static void arms_that_are_no_more_lose_their_links(void **state) {
@@ -523,6 +535,7 @@ int main(void) {
       cmocka_unit_test_setup(a_damaged_marker_is_refused_by_name, fresh),
       cmocka_unit_test_setup(until_stops_after_a_stage, fresh),
       cmocka_unit_test_setup(a_stage_that_another_process_computes_is_waited_for, fresh),
+      cmocka_unit_test_setup(a_folder_that_is_removed_while_it_is_waited_for_is_made_again, fresh),
       cmocka_unit_test_setup(arms_that_are_no_more_lose_their_links, fresh),
       cmocka_unit_test_setup(lengths_that_the_model_cannot_hold_are_refused, fresh),
   };
