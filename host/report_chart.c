@@ -149,13 +149,10 @@ static void add_shortened(Text *page, const char *name, int most) {
 }
 
 void html_interval_chart(Text *page, const Interval *rows, int count) {
-  enum { ROW = 32, LETTER = 7, LEAST = 96, MOST = 260, PLOT = 344 };
-  int name = LEAST;
-  for (int r = 0; r < count; r++) {
-    int needed = LETTER * (int)utf8_length(rows[r].name, strlen(rows[r].name)) + 12;
-    if (needed > name) name = needed < MOST ? needed : MOST;
-  }
-  int wide = name + PLOT;
+  enum { ROW = 32, TALL_ROW = 42, NAME = 96, SHORT = 12, LONG = 52, WIDE = 440, MARGIN = 14 };
+  bool above = false; /* names that do not fit beside the bars stand above them */
+  for (int r = 0; r < count; r++) above = above || utf8_length(rows[r].name, strlen(rows[r].name)) > SHORT;
+  int row = above ? TALL_ROW : ROW;
   double low = INFINITY, high = -INFINITY;
   for (int r = 0; r < count; r++) {
     low = fmin(low, fmin(rows[r].mean, rows[r].low)); /* fmin and fmax leave NaN out */
@@ -165,23 +162,24 @@ void html_interval_chart(Text *page, const Interval *rows, int count) {
       high = fmax(high, rows[r].seeds[s]);
     }
   }
-  Axis x = nice_axis(low, high, name + 8, wide - 14, true);
-  int height = count * ROW + 26;
+  Axis x = nice_axis(low, high, above ? MARGIN : NAME + 8, WIDE - MARGIN, true);
+  int height = count * row + 26;
   text_print(
       page, "<svg class=\"intervals\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"Means and intervals\">",
-      wide, height);
+      WIDE, height);
   for (double v = x.low; v <= x.high + x.step * 1e-6; v += x.step) {
     text_print(page, "<path class=\"%s\" d=\"M%.1f 4V%d\"/><text class=\"x\" x=\"%.1f\" y=\"%d\">",
-               fabs(v) < x.step * 1e-6 ? "zero" : "grid", place(&x, v), count * ROW + 4, place(&x, v),
+               fabs(v) < x.step * 1e-6 ? "zero" : "grid", place(&x, v), count * row + 4, place(&x, v),
                height - 6);
     print_tick(page, v, &x);
     text_print(page, "</text>");
   }
   for (int r = 0; r < count; r++) {
-    double y = ROW * (r + 0.5) + 4;
-    text_print(page, "<g class=\"c%d\"><text class=\"arm\" x=\"%d\" y=\"%.1f\">", rows[r].color % HTML_COLORS,
-               name, y + 4);
-    add_shortened(page, rows[r].name, (MOST - 12) / LETTER);
+    double y = above ? row * (r + 1.0) - 6 : row * (r + 0.5) + 4;
+    text_print(page, "<g class=\"c%d\"><text class=\"arm%s\" x=\"%d\" y=\"%.1f\">",
+               rows[r].color % HTML_COLORS, above ? " above" : "", above ? MARGIN : NAME,
+               above ? y - 12 : y + 4);
+    add_shortened(page, rows[r].name, LONG);
     text_print(page, "</text>");
     if (isfinite(rows[r].low) && isfinite(rows[r].high))
       text_print(page, "<path class=\"interval\" d=\"M%.1f %.1fH%.1f\"/>", place(&x, rows[r].low), y,
