@@ -53,3 +53,11 @@ grep -q 'held-out perplexity of the SFT model is' "$folder/gated/tiny/report.htm
 ls "$folder"/gated/stages | grep -q '^reward' && complain "nothing should run behind the gate"
 expect_status 0 run tests/cli/tiny.json --out "$folder/gated"
 cmp -s "$folder/gated/tiny/results.json" "$folder/runs/tiny/results.json" || complain "a gate should leave no trace"
+
+# An arm that is added is all that is computed.
+set -- --out "$folder/runs" --set name=grown
+expect_status 0 run tests/cli/tiny.json "$@" --set 'ablate={"arms":{"a":{}},"seeds":[7]}'
+touch "$folder/before"
+expect_status 0 run tests/cli/tiny.json "$@" --set 'ablate={"arms":{"a":{},"b":{"ppo.steps":3}},"seeds":[7]}'
+computed=$(find "$folder/runs/stages" -name stage.json -newer "$folder/before" | sed 's|.*/stages/\([a-z]*\)-.*|\1|' | sort | tr '\n' ' ')
+[ "$computed" = "evaluate ppo " ] || complain "only the new arm's PPO and evaluation should be computed, not: $computed"
