@@ -1,7 +1,9 @@
 #include "models/config.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/text.h"
@@ -162,6 +164,25 @@ Status decoder_preset_path(Arena *arena, const char *preset, const char **out) {
   return fail(INVALID,
               "model.preset \"%s\" is not in %s; name a file there, or give the path of a .json file", preset,
               POPALM_PRESETS);
+}
+
+static int is_preset(const struct dirent *entry) {
+  const char *dot = strrchr(entry->d_name, '.');
+  return dot && strcmp(dot, ".json") == 0;
+}
+
+int decoder_preset_names(Arena *arena, const char *const **out) {
+  struct dirent **entries;
+  int count = scandir(POPALM_PRESETS, &entries, is_preset, alphasort);
+  if (count < 0) return 0;
+  const char **names = NEW(arena, const char *, count + 1);
+  for (int i = 0; i < count; i++) {
+    names[i] = arena_strndup(arena, entries[i]->d_name, strlen(entries[i]->d_name) - strlen(".json"));
+    free(entries[i]);
+  }
+  free(entries);
+  *out = names;
+  return count;
 }
 
 Status decoder_config_read(Arena *arena, const char *preset, DecoderConfig *out) {

@@ -48,6 +48,8 @@ typedef struct DecoderConfig {
 Status decoder_config_read(Arena *arena, const char *preset, DecoderConfig *out) CHECKED;
 /* The file decoder_config_read would read. */
 Status decoder_preset_path(Arena *arena, const char *preset, const char **out) CHECKED;
+/* The names of all presets, sorted. */
+int decoder_preset_names(Arena *arena, const char *const **out);
 /* An object of the same keys (with "vocab"), and back. */
 cJSON *decoder_config_json(const DecoderConfig *config);
 Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig *out) CHECKED;
