@@ -11,6 +11,7 @@
 typedef struct DecoderLayer {
   int norm1_gain, norm1_bias; /* [H] */
   int qkv, qkv_bias;          /* [(Hq + 2 Hkv) d, H] */
+  int q_norm, k_norm;         /* [d] */
   int proj, proj_bias;        /* [H, Hq d] */
   int norm2_gain, norm2_bias;
   int up, up_bias;     /* [F, H], or [2F, H] (gate above up) for SwiGLU */
@@ -37,6 +38,8 @@ typedef struct LayerActivations {
   void *x1, *y1, *qkv, *attended, *x2, *y2, *u,
       *g;                                     /* [N, H | H | (Hq + 2 Hkv) d | Hq d | H | H | F or 2F | F] */
   float *lse, *mean1, *rstd1, *mean2, *rstd2; /* [Hq, N], [N] ...; NULL without training */
+  void *qk;       /* [N, (Hq + Hkv) d] query and key heads before their norm; NULL without it or training */
+  float *qk_rstd; /* [N, Hq + Hkv] */
 } LayerActivations;
 
 /* Buffers of one forward and backward pass over at most max_tokens tokens. Without training all layers
