@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "safetensors.h"
+
 enum { MODEL_FORMAT = 1 };
 
 static void declare(Arena *arena, Model *model, const DecoderConfig *config, ModelParts parts) {
@@ -26,16 +28,41 @@ Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderC
   return parameters_init(&model->parameters, "", seed);
 }
 
+cJSON *model_meta(const DecoderConfig *config) {
+  cJSON *meta = cJSON_CreateObject();
+  cJSON_AddNumberToObject(meta, "format", MODEL_FORMAT);
+  cJSON_AddItemToObject(meta, "config", decoder_config_json(config));
+  return meta;
+}
+
+Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) {
+  Json json = {.path = path, .text = "", .root = (cJSON *)(uintptr_t)meta};
+  int64_t format;
+  TRY(json_get_int(&json, meta, "format", &format));
+  if (format != MODEL_FORMAT)
+    return fail(INVALID, "%s: has format %lld, this program reads %d; make it again", path, (long long)format,
+                MODEL_FORMAT);
+  return decoder_config_parse(&json, cJSON_GetObjectItemCaseSensitive(meta, "config"), out);
+}
+
+Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) {
+  SafeFile file;
+  TRY(safetensors_open(arena, path_join(arena, folder, "model.safetensors"), &file));
+  const char *text = safetensors_meta(&file, "popalm");
+  cJSON *meta = text ? cJSON_Parse(text) : NULL;
+  Status status =
+      meta ? model_meta_parse(file.path, meta, out)
+           : fail(INVALID, "%s: has no \"popalm\" metadata; import the model first (popalm import)",
+                  file.path);
+  cJSON_Delete(meta);
+  safetensors_close(&file);
+  return status;
+}
+
 static Status create_from(Arena *arena, Model *model, Backend *backend, const Checkpoint *checkpoint,
                           ModelParts parts, bool trainable, uint64_t seed) {
-  Json json = {.path = checkpoint->path, .text = "", .root = checkpoint->meta};
   DecoderConfig config;
-  int64_t format;
-  TRY(json_get_int(&json, checkpoint->meta, "format", &format));
-  if (format != MODEL_FORMAT)
-    return fail(INVALID, "%s: has format %lld, this program reads %d; make it again", checkpoint->path,
-                (long long)format, MODEL_FORMAT);
-  TRY(decoder_config_parse(&json, cJSON_GetObjectItemCaseSensitive(checkpoint->meta, "config"), &config));
+  TRY(model_meta_parse(checkpoint->path, checkpoint->meta, &config));
   const char *head = parts.value_head ? "value_head." : "reward_head.";
   declare(arena, model, &config, parts);
   TRY(parameters_allocate(&model->parameters, backend, trainable));
@@ -58,9 +85,7 @@ Status model_save(const Model *model, const char *folder) {
   int count;
   Status status = parameters_download(&model->parameters, &arena, false, &tensors, &count);
   if (status == OK) {
-    cJSON *meta = cJSON_CreateObject();
-    cJSON_AddNumberToObject(meta, "format", MODEL_FORMAT);
-    cJSON_AddItemToObject(meta, "config", decoder_config_json(&model->decoder.config));
+    cJSON *meta = model_meta(&model->decoder.config);
     status = checkpoint_write(path_join(&arena, folder, "model.safetensors"), tensors, count, meta, false);
     cJSON_Delete(meta);
   }

@@ -22,6 +22,12 @@ Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderC
 /* From a folder written by model_save; heads that the file has not are random. */
 Status model_load(Arena *arena, Model *model, Backend *backend, const char *folder, ModelParts parts,
                   bool trainable, uint64_t seed) CHECKED;
+/* The description of the model in a folder, without its weights. */
+Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) CHECKED;
+/* The metadata that model.safetensors has under "popalm"; its owner is the caller. */
+cJSON *model_meta(const DecoderConfig *config);
+/* The description in such metadata; path is for messages. */
+Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) CHECKED;
 /* Writes folder/model.safetensors. */
 Status model_save(const Model *model, const char *folder) CHECKED;
 void model_free(Model *model);
