@@ -158,7 +158,7 @@ void model_rows_backward(const Model *model, Activations *activations, ModelRows
                          &(NormBackward){.kind = c->norm,
                                          .sum = rows->sum,
                                          .dy = rows->dnormed,
-                                         .mean = rows->mean,
+                                         .mean = c->norm == NORM_LAYER ? rows->mean : NULL,
                                          .rstd = rows->rstd,
                                          .gain = parameters_weight(&model->parameters, decoder->final_gain),
                                          .dx = rows->normed, /* no longer needed */
