@@ -21,14 +21,15 @@ typedef struct Export {
   const Slice *slices; /* [count] */
   const HostTensor **sources;
   int count;
-  ElementType type; /* of matrices */
+  ElementType *types;
 } Export;
 
-static Status match(Arena *arena, const OwnModel *model, Outside outside, Export *out) {
+static Status match(Arena *arena, const OwnModel *model, Outside outside, ElementType type, Export *out) {
   Slice *slices;
   family_slices(arena, model->family, &model->config, outside, &slices, &out->count);
   out->slices = slices;
   out->sources = NEW(arena, const HostTensor *, out->count);
+  out->types = NEW(arena, ElementType, out->count);
   for (int i = 0; i < out->count; i++) {
     const HostTensor *tensor = checkpoint_tensor(&model->checkpoint, slices[i].parameter);
     bool same = tensor && (tensor->type == F32 || tensor->type == BF16) &&
@@ -40,6 +41,7 @@ static Status match(Arena *arena, const OwnModel *model, Outside outside, Export
                   "%s: tensor \"%s\" is missing or has another shape than the description; use a whole model",
                   model->checkpoint.path, slices[i].parameter);
     out->sources[i] = tensor;
+    out->types[i] = type;
   }
   return OK;
 }
@@ -93,7 +95,7 @@ static Status give_rows(void *context, int index, int64_t first, int64_t count, 
   } else {
     give_matrix(slice, tensor, first, count, out);
   }
-  if (export->type == ELEMENT_F16) TRY(check_range(slice, out, (size_t)(count * width)));
+  if (export->types[index] == ELEMENT_F16) TRY(check_range(slice, out, (size_t)(count * width)));
   return interrupted ? fail(INTERRUPTED, "interrupted; nothing was written") : OK;
 }
 
@@ -114,8 +116,8 @@ static Status write_config(Arena *arena, const OwnModel *model, const char *fold
 Status export_hf(Arena *arena, const OwnModel *model, const char *folder, ElementType type, int eos) {
   static const SafeType safe[ELEMENT_COUNT] = {
       [ELEMENT_F32] = SAFE_F32, [ELEMENT_F16] = SAFE_F16, [ELEMENT_BF16] = SAFE_BF16};
-  Export export = {.type = type};
-  TRY(match(arena, model, OUTSIDE_HF, &export));
+  Export export;
+  TRY(match(arena, model, OUTSIDE_HF, type, &export));
   SafeTensor *tensors = NEW(arena, SafeTensor, export.count);
   for (int i = 0; i < export.count; i++) {
     const Slice *slice = &export.slices[i];
@@ -136,20 +138,19 @@ Status export_hf(Arena *arena, const OwnModel *model, const char *folder, Elemen
 
 Status export_gguf(Arena *arena, const OwnModel *model, const char *path, ElementType type, int eos,
                    const Json *tokenizer) {
-  Export export = {.type = type};
-  TRY(match(arena, model, OUTSIDE_GGUF, &export));
+  Export export;
+  TRY(match(arena, model, OUTSIDE_GGUF, type, &export));
   GgufWriter *writer = gguf_begin(arena);
   family_gguf_keys(arena, model->family, &model->config, writer);
   if (tokenizer) TRY(export_gguf_tokenizer(arena, tokenizer, model->config.vocab, writer));
   if (tokenizer && eos >= 0) gguf_add_u32(writer, "tokenizer.ggml.eos_token_id", (uint32_t)eos);
   for (int i = 0; i < export.count; i++) {
     const Slice *slice = &export.slices[i];
-    bool whole_blocks = slice->cols % elements[type].elements == 0;
-    if (slice->cols && !whole_blocks)
-      return fail(INVALID,
-                  "tensor \"%s\" has rows of %lld values, no whole blocks of %s; export with --type f16",
-                  slice->name, (long long)slice->cols, elements[type].name);
-    gguf_add_tensor(writer, slice->name, slice->cols ? type : ELEMENT_F32, slice->rows, slice->cols);
+    export.types[i] = slice->cols == 0 ? ELEMENT_F32
+                      : slice->cols % elements[type].elements == 0
+                          ? type
+                          : ELEMENT_F16; /* rows of no whole blocks */
+    gguf_add_tensor(writer, slice->name, export.types[i], slice->rows, slice->cols);
   }
   return gguf_finish(writer, path, give_rows, &export);
 }

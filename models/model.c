@@ -59,6 +59,10 @@ Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) {
   return status;
 }
 
+Status model_start(Arena *arena, const char *preset, const char *from, DecoderConfig *out) {
+  return from ? model_describe(arena, from, out) : decoder_config_read(arena, preset, out);
+}
+
 static Status create_from(Arena *arena, Model *model, Backend *backend, const Checkpoint *checkpoint,
                           ModelParts parts, bool trainable, uint64_t seed) {
   DecoderConfig config;

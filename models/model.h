@@ -24,6 +24,9 @@ Status model_load(Arena *arena, Model *model, Backend *backend, const char *fold
                   bool trainable, uint64_t seed) CHECKED;
 /* The description of the model in a folder, without its weights. */
 Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) CHECKED;
+/* What an experiment starts from: the model in the folder `from`, or where that is NULL a preset, whose vocab
+ * stays 0. */
+Status model_start(Arena *arena, const char *preset, const char *from, DecoderConfig *out) CHECKED;
 /* The metadata that model.safetensors has under "popalm"; its owner is the caller. */
 cJSON *model_meta(const DecoderConfig *config);
 /* The description in such metadata; path is for messages. */
