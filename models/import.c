@@ -185,19 +185,29 @@ static Status write_all(Arena *arena, Import *import, const char *folder) {
                                 give_rows, import);
 }
 
-Status import_write(Arena *arena, ForeignModel *model, const char *folder) {
+static Status match_all(Arena *arena, ForeignModel *model, Import *import) {
   if (model->config.layers > model->count)
     return fail(INVALID, "%s: %d layers, but only %d tensors; use a whole copy", model->path,
                 model->config.layers, model->count);
-  Import import = {.model = model};
+  *import = (Import){.model = model};
   Decoder decoder;
-  decoder_declare(&decoder, arena, &model->config, &import.parameters);
-  import.targets = NEW(arena, Target, import.parameters.count);
+  decoder_declare(&decoder, arena, &model->config, &import->parameters);
+  import->targets = NEW(arena, Target, import->parameters.count);
   Slice *slices;
   int count;
   family_slices(arena, model->family, &model->config, model->outside, &slices, &count);
-  TRY(match(&import, slices, count));
-  TRY(refuse_left_over(model));
+  TRY(match(import, slices, count));
+  return refuse_left_over(model);
+}
+
+Status import_match(Arena *arena, ForeignModel *model) {
+  Import import;
+  return match_all(arena, model, &import);
+}
+
+Status import_write(Arena *arena, ForeignModel *model, const char *folder) {
+  Import import;
+  TRY(match_all(arena, model, &import));
   TRY(make_folders(folder));
   return write_all(arena, &import, folder);
 }

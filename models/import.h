@@ -40,6 +40,8 @@ void import_close(ForeignModel *model);
 /* Writes folder/model.safetensors: bf16 where every part of a parameter is, else fp32. Tensors that are
  * missing, of another shape or left over are errors. */
 Status import_write(Arena *arena, ForeignModel *model, const char *folder) CHECKED;
+/* The checks of import_write alone. */
+Status import_match(Arena *arena, ForeignModel *model) CHECKED;
 
 /* What an export needs: the description and the mapped weights of a folder of ours. */
 typedef struct OwnModel {
