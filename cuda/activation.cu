@@ -24,20 +24,6 @@ struct Gelu {
   }
 };
 
-/* Which elements of which row a thread takes. */
-struct Span {
-  size_t row;
-  int column, count; /* count is 8, or less at the end of a row; 0: nothing to do */
-};
-
-DEVICE Span span_of(int rows, int width) {
-  size_t spans = static_cast<size_t>((width + 7) / 8);
-  size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= spans * static_cast<size_t>(rows)) return {0, 0, 0};
-  int column = static_cast<int>(i % spans) * 8;
-  return {i / spans, column, width - column < 8 ? width - column : 8};
-}
-
 __global__ void __launch_bounds__(block_threads) gelu_forward(Activation op) {
   Span span = span_of(op.rows, op.width);
   if (span.count == 0) return;
@@ -100,15 +86,10 @@ __global__ void __launch_bounds__(block_threads) swiglu_backward(ActivationBackw
   store_span(dx + width, span.count, aligned, up);
 }
 
-unsigned blocks_for(int rows, int width) {
-  size_t spans = static_cast<size_t>(rows) * static_cast<size_t>((width + 7) / 8);
-  return static_cast<unsigned>(ceil_div(spans, static_cast<size_t>(block_threads)));
-}
-
 }  // namespace
 
 void cuda_activation(Backend *backend, const Activation *op) {
-  unsigned blocks = blocks_for(op->rows, op->width);
+  unsigned blocks = span_blocks(op->rows, op->width, block_threads);
   if (op->kind == ACTIVATION_GELU)
     launch(cuda_state(backend), {"gelu_forward", blocks, block_threads, 0}, gelu_forward, *op);
   else
@@ -116,7 +97,7 @@ void cuda_activation(Backend *backend, const Activation *op) {
 }
 
 void cuda_activation_backward(Backend *backend, const ActivationBackward *op) {
-  unsigned blocks = blocks_for(op->rows, op->width);
+  unsigned blocks = span_blocks(op->rows, op->width, block_threads);
   if (op->kind == ACTIVATION_GELU)
     launch(cuda_state(backend), {"gelu_backward", blocks, block_threads, 0}, gelu_backward, *op);
   else

@@ -3,20 +3,25 @@
  * - m_i) V_j / l_i, lse_i = m_i + ln l_i,  j <= i
  *
  * Shapes: qkv [N, (Hq + 2 Hkv) d] bf16, out [N, Hq d] bf16, lse [Hq, N] fp32; query head h reads key-value
- * head h / (Hq / Hkv). A block takes 128 queries of one head, a warp 32 of them, and goes over the keys from
- * the first to its diagonal in tiles of 64: the next tile's K and V are copied (cp.async) while the products
- * of this one run on the tensor cores. P stays in registers between the two products. Key 0 is visible to
- * every query and comes first, so that the running maximum is finite from the first tile on; rows beyond the
- * sequence's end are computed on zeros and not written. Lower bound: 2 Hq d sum T^2 operations (the causal
- * half of 4 Hq d T^2), 4 d (Hq + Hkv) sum T bytes. */
+ * head h / (Hq / Hkv). A block takes 128 queries of one head, or 64 where no sequence is long, and goes over
+ * the keys from the first to its diagonal in tiles: the next tile's K and V are copied (cp.async) while the
+ * products of this one run on the tensor cores. P stays in registers between the two products. Key 0 is
+ * visible to every query and comes first, so that the running maximum is finite from the first tile on; rows
+ * beyond the sequence's end are computed on zeros and not written. Lower bound: 2 Hq d sum T^2 operations
+ * (the causal half of 4 Hq d T^2), 4 d (Hq + Hkv) sum T bytes. */
 #include "attention_tile.cuh"
 
 namespace {
 
-template <int D>
+/* The shape of an instance: `blocks` of them are to fit on a multiprocessor by their registers. With two row
+ * tiles a warp, every fragment of K and V that it reads serves 32 queries; with one, short sequences leave
+ * fewer rows of their last tile empty. Fewer keys a step where two row tiles of O take 128 registers a
+ * thread. */
+template <int D, int row_tiles>
 struct Forward {
-  static const int warps = 4, row_tiles = 2, keys = 64;
-  static const int threads = warps * 32, queries = warps * row_tiles * 16;
+  static const int warps = 4, threads = warps * 32, queries = warps * row_tiles * 16;
+  static const int keys = D < 128 ? 64 : row_tiles == 1 ? 32 : 48;
+  static const int blocks = row_tiles == 1 ? (D == 128 ? 3 : 4) : (D == 32 ? 3 : 2);
   static const int query_bytes = queries * D * 2, key_bytes = keys * D * 2,
                    stage_bytes = 2 * key_bytes; /* K, then V */
   static const int shared_bytes = query_bytes + 2 * stage_bytes;
@@ -24,22 +29,20 @@ struct Forward {
 
 /* The state of a warp's rows: a thread holds rows lane / 4 and lane / 4 + 8 of each 16, and of these 2 of
  * every 8 columns. */
-template <int D>
+template <int D, int row_tiles>
 struct Rows {
-  static const int row_tiles = Forward<D>::row_tiles;
   float o[row_tiles][D / 8][4];
   float max[row_tiles][2]; /* of the unscaled scores */
   float sum[row_tiles][2]; /* this thread's columns only */
 };
 
-template <int D>
-DEVICE void mask_future(float (&s)[Forward<D>::row_tiles][Forward<D>::keys / 8][4], int first_row,
-                        int first_key) {
+template <int row_tiles, int columns>
+DEVICE void mask_future(float (&s)[row_tiles][columns][4], int first_row, int first_key) {
   int lane = lane_index();
 #pragma unroll
-  for (int m = 0; m < Forward<D>::row_tiles; m++)
+  for (int m = 0; m < row_tiles; m++)
 #pragma unroll
-    for (int n = 0; n < Forward<D>::keys / 8; n++)
+    for (int n = 0; n < columns; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         int row = first_row + m * 16 + i / 2 * 8 + lane / 4, key = first_key + n * 8 + lane % 4 * 2 + i % 2;
@@ -48,67 +51,67 @@ DEVICE void mask_future(float (&s)[Forward<D>::row_tiles][Forward<D>::keys / 8][
 }
 
 /* Turns scores into exp(S - m) for the new maximum m and brings o and sum down to it. */
-template <int D>
-DEVICE void soften(Rows<D> &rows, float (&s)[Forward<D>::row_tiles][Forward<D>::keys / 8][4],
-                   float scale_log2) {
+template <int D, int row_tiles, int columns>
+DEVICE void soften(Rows<D, row_tiles> &rows, float (&s)[row_tiles][columns][4], float scale_log2) {
 #pragma unroll
-  for (int m = 0; m < Forward<D>::row_tiles; m++)
+  for (int m = 0; m < row_tiles; m++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       float highest = rows.max[m][half];
 #pragma unroll
-      for (int n = 0; n < Forward<D>::keys / 8; n++)
+      for (int n = 0; n < columns; n++)
         highest = fmaxf(highest, fmaxf(s[m][n][2 * half], s[m][n][2 * half + 1]));
       highest = fmaxf(highest, warp_shuffle_xor(highest, 1));
       highest = fmaxf(highest, warp_shuffle_xor(highest, 2));
       float shrink = fast_exp2((rows.max[m][half] - highest) * scale_log2), offset = highest * scale_log2;
       float sum = rows.sum[m][half] * shrink;
 #pragma unroll
-      for (int n = 0; n < Forward<D>::keys / 8; n++)
+      for (int n = 0; n < columns; n++)
 #pragma unroll
         for (int i = 2 * half; i < 2 * half + 2; i++) {
           s[m][n][i] = fast_exp2(s[m][n][i] * scale_log2 - offset);
           sum += s[m][n][i];
         }
+      if (warp_any(shrink != 1.0f)) { /* a maximum moves seldom once the first tiles have been seen */
 #pragma unroll
-      for (int n = 0; n < D / 8; n++) {
-        rows.o[m][n][2 * half] *= shrink;
-        rows.o[m][n][2 * half + 1] *= shrink;
+        for (int n = 0; n < D / 8; n++) {
+          rows.o[m][n][2 * half] *= shrink;
+          rows.o[m][n][2 * half + 1] *= shrink;
+        }
       }
       rows.max[m][half] = highest;
       rows.sum[m][half] = sum;
     }
 }
 
-template <int D>
-__global__ void __launch_bounds__(Forward<D>::threads)
+template <int D, int row_tiles>
+__global__ void __launch_bounds__(Forward<D, row_tiles>::threads, Forward<D, row_tiles>::blocks)
     attention_forward(Attention op, int tiles, float scale_log2) {
-  typedef Forward<D> F;
+  typedef Forward<D, row_tiles> F;
   DYNAMIC_SHARED(shared);
   unsigned char *q_tile = shared, *stages = shared + F::query_bytes;
 
   Place place = place_of(op.sequences, op.heads, tiles, true);
   int first_query = place.tile * F::queries;
   if (first_query >= place.length) return;
-  size_t d = static_cast<size_t>(op.head_dim), heads = static_cast<size_t>(op.heads);
-  size_t kv_heads = static_cast<size_t>(op.kv_heads), stride = (heads + 2 * kv_heads) * d;
-  size_t head = static_cast<size_t>(place.head), kv_head = head / (heads / kv_heads);
-  const bf16 *sequence = static_cast<const bf16 *>(op.qkv) + static_cast<size_t>(place.begin) * stride;
-  const bf16 *q = sequence + static_cast<size_t>(first_query) * stride + head * d;
-  const bf16 *k = sequence + (heads + kv_head) * d, *v = k + kv_heads * d;
+  int d = op.head_dim, stride = (op.heads + 2 * op.kv_heads) * d;
+  int kv_head = place.head / (op.heads / op.kv_heads);
+  const bf16 *sequence = static_cast<const bf16 *>(op.qkv) + static_cast<ptrdiff_t>(place.begin) * stride;
+  const bf16 *q = sequence + static_cast<ptrdiff_t>(first_query) * stride + place.head * d;
+  const bf16 *k = sequence + (op.heads + kv_head) * d, *v = k + op.kv_heads * d;
 
   int key_end = first_query + F::queries < place.length ? first_query + F::queries : place.length;
   int key_tiles = ceil_div(key_end, F::keys);
-  int warp_row = warp_index() * F::row_tiles * 16, first_row = first_query + warp_row;
+  int warp_row = warp_index() * row_tiles * 16, first_row = first_query + warp_row;
 
-  load_tile<D, F::queries>(q_tile, q, stride, place.length - first_query, op.head_dim);
-  load_tile<D, F::keys>(stages, k, stride, place.length, op.head_dim);
-  load_tile<D, F::keys>(stages + F::key_bytes, v, stride, place.length, op.head_dim);
+  load_tile<D, F::queries>(q_tile, q, stride, place.length - first_query, d);
+  load_tile<D, F::keys>(stages, k, stride, place.length, d);
+  load_tile<D, F::keys>(stages + F::key_bytes, v, stride, place.length, d);
   copy_async_commit();
 
-  Rows<D> rows;
+  Rows<D, row_tiles> rows;
 #pragma unroll
-  for (int m = 0; m < F::row_tiles; m++) {
+  for (int m = 0; m < row_tiles; m++) {
 #pragma unroll
     for (int n = 0; n < D / 8; n++)
 #pragma unroll
@@ -122,25 +125,26 @@ __global__ void __launch_bounds__(Forward<D>::threads)
     block_sync(); /* tile j is there for all, and nobody reads the stage of tile j - 1 any more */
     if (j + 1 < key_tiles) {
       unsigned char *stage = stages + (j + 1) % 2 * F::stage_bytes;
-      size_t row = static_cast<size_t>(j + 1) * F::keys;
-      int valid = place.length - (j + 1) * F::keys;
-      load_tile<D, F::keys>(stage, k + row * stride, stride, valid, op.head_dim);
-      load_tile<D, F::keys>(stage + F::key_bytes, v + row * stride, stride, valid, op.head_dim);
+      int row = (j + 1) * F::keys;
+      ptrdiff_t offset = static_cast<ptrdiff_t>(row) * stride;
+      load_tile<D, F::keys>(stage, k + offset, stride, place.length - row, d);
+      load_tile<D, F::keys>(stage + F::key_bytes, v + offset, stride, place.length - row, d);
       copy_async_commit();
     }
     int first_key = j * F::keys;
-    if (first_key > first_row + F::row_tiles * 16 - 1) continue; /* all in the future of this warp's rows */
+    /* All in the future of this warp's rows, or no rows. */
+    if (first_key > first_row + row_tiles * 16 - 1 || first_row >= place.length) continue;
     const unsigned char *k_tile = stages + j % 2 * F::stage_bytes;
-    float s[F::row_tiles][F::keys / 8][4] = {};
-    multiply_transposed<D, F::row_tiles, F::keys>(s, q_tile, warp_row, k_tile);
-    if (first_key + F::keys - 1 > first_row) mask_future<D>(s, first_row, first_key);
-    soften<D>(rows, s, scale_log2);
-    multiply_registers<D, F::row_tiles, F::keys>(rows.o, s, k_tile + F::key_bytes);
+    float s[row_tiles][F::keys / 8][4] = {};
+    multiply_transposed<D, row_tiles, F::keys>(s, q_tile, warp_row, k_tile);
+    if (first_key + F::keys - 1 > first_row) mask_future(s, first_row, first_key);
+    soften(rows, s, scale_log2);
+    multiply_registers<D, row_tiles, F::keys>(rows.o, s, k_tile + F::key_bytes);
   }
 
-  float inverse[F::row_tiles][2];
+  float inverse[row_tiles][2];
 #pragma unroll
-  for (int m = 0; m < F::row_tiles; m++)
+  for (int m = 0; m < row_tiles; m++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       float sum = rows.sum[m][half];
@@ -149,21 +153,30 @@ __global__ void __launch_bounds__(Forward<D>::threads)
       inverse[m][half] = 1.0f / sum;
       int row = first_row + m * 16 + half * 8 + lane_index() / 4;
       if (op.lse && lane_index() % 4 == 0 && row < place.length)
-        op.lse[head * static_cast<size_t>(op.sequences.tokens) + static_cast<size_t>(place.begin + row)] =
+        op.lse[static_cast<ptrdiff_t>(place.head) * op.sequences.tokens + place.begin + row] =
             (rows.max[m][half] * scale_log2 + fast_log2(sum)) * ln_2;
     }
-  bf16 *out = static_cast<bf16 *>(op.out) + static_cast<size_t>(place.begin) * heads * d + head * d;
-  store_rows<D, F::row_tiles>(out, heads * d, first_row, place.length, op.head_dim, rows.o, inverse);
+  int out_stride = op.heads * d;
+  bf16 *out = static_cast<bf16 *>(op.out) + static_cast<ptrdiff_t>(place.begin) * out_stride + place.head * d;
+  store_rows<D, row_tiles>(out, out_stride, first_row, place.length, d, rows.o, inverse);
 }
 
-template <int D>
+template <int D, int row_tiles>
 void forward(Backend *backend, const Attention &op) {
-  typedef Forward<D> F;
+  typedef Forward<D, row_tiles> F;
   int tiles = ceil_div(op.sequences.max_len, static_cast<int>(F::queries));
   float scale_log2 = log2_e / sqrtf(static_cast<float>(op.head_dim));
   launch(cuda_state(backend),
          {"attention_forward", place_blocks(op.sequences, op.heads, tiles), F::threads, F::shared_bytes},
-         attention_forward<D>, op, tiles, scale_log2);
+         attention_forward<D, row_tiles>, op, tiles, scale_log2);
+}
+
+template <int D>
+void forward(Backend *backend, const Attention &op) {
+  if (op.sequences.max_len <= short_length)
+    forward<D, 1>(backend, op);
+  else
+    forward<D, 2>(backend, op);
 }
 
 }  // namespace

@@ -6,20 +6,24 @@
  * Shapes: qkv, dqkv [N, (Hq + 2 Hkv) d] bf16, out, dout [N, Hq d] bf16, lse [Hq, N] fp32, workspace delta
  * [Hq, N] fp32. Three launches, none with atomics, so that the bits never depend on the order of blocks:
  *   1. delta.
- *   2. dK and dV: a block keeps 128 keys and goes over the queries from its diagonal to the end, for each
- * head of its group. It computes the transposed S^T and dP^T, whose registers feed dV and dK without passing
- * shared memory.
- *   3. dq: a block keeps 128 queries and goes over the keys as the forward pass does.
+ *   2. dK and dV: a block keeps 128 keys (64 where no sequence is long) and goes over the queries from
+ * its diagonal to the end, for each head of its group. It computes the transposed S^T and dP^T, whose
+ * registers feed dV and dK without passing shared memory.
+ *   3. dq: a block keeps as many queries and goes over the keys as the forward pass does.
  * 2 and 3 both compute S and dP: 7 products instead of 5, the price of a fixed order without a second copy of
  * dq. Lower bound: 5 Hq d sum T^2 operations (7 as done here), (8 d (Hq + Hkv) + 12 d Hq) sum T bytes. */
 #include "attention_tile.cuh"
 
 namespace {
 
-/* The block's own rows (128, 16 a warp), and the 64 rows of the other side that one step takes. */
-template <int D>
+/* The block's own rows, 16 a warp (8 warps, or 4 where no sequence is long), and the rows of the other side
+ * that one step takes. */
+template <int D, int warps>
 struct Backward {
-  static const int warps = 8, threads = warps * 32, own = warps * 16, step = 64;
+  static const int threads = warps * 32, own = warps * 16, step = D == 128 ? 48 : 64;
+  static const int key_blocks =
+      (D == 32 ? 16 : 8) / warps; /* that are to fit on a multiprocessor by their registers */
+  static const int query_blocks = (D == 32 ? 16 : D == 64 ? 12 : 8) / warps;
   static const int own_bytes = own * D * 2, step_bytes = step * D * 2;
   static const int stage_bytes =
       2 * step_bytes + 2 * step * 4; /* two tiles, and lse and delta of the step's queries */
@@ -56,35 +60,31 @@ struct View {
   const bf16 *q, *k, *v, *dout; /* row 0 of its sequence, at its head */
   bf16 *dq, *dk, *dv;           /* likewise */
   const float *lse, *delta;     /* likewise */
-  size_t stride, out_stride;    /* elements from row to row */
+  int stride, out_stride;       /* elements from row to row */
 };
 
 DEVICE View view_of(const AttentionBackward &op, const float *delta, int begin, int head) {
-  size_t d = static_cast<size_t>(op.head_dim), heads = static_cast<size_t>(op.heads);
-  size_t kv_heads = static_cast<size_t>(op.kv_heads), h = static_cast<size_t>(head),
-         kv = h / (heads / kv_heads);
-  size_t stride = (heads + 2 * kv_heads) * d, first = static_cast<size_t>(begin);
-  size_t q_at = first * stride + h * d, k_at = first * stride + (heads + kv) * d, v_at = k_at + kv_heads * d;
-  size_t row_at = h * static_cast<size_t>(op.sequences.tokens) + first;
-  const bf16 *qkv = static_cast<const bf16 *>(op.qkv);
-  bf16 *dqkv = static_cast<bf16 *>(op.dqkv);
-  return {qkv + q_at,     qkv + k_at,
-          qkv + v_at,     static_cast<const bf16 *>(op.dout) + first * heads * d + h * d,
-          dqkv + q_at,    dqkv + k_at,
-          dqkv + v_at,    op.lse + row_at,
-          delta + row_at, stride,
-          heads * d};
+  int d = op.head_dim, kv = head / (op.heads / op.kv_heads);
+  int stride = (op.heads + 2 * op.kv_heads) * d, out_stride = op.heads * d;
+  int k_at = (op.heads + kv) * d, v_at = k_at + op.kv_heads * d;
+  ptrdiff_t row = begin, row_at = static_cast<ptrdiff_t>(head) * op.sequences.tokens + begin;
+  const bf16 *qkv = static_cast<const bf16 *>(op.qkv) + row * stride;
+  bf16 *dqkv = static_cast<bf16 *>(op.dqkv) + row * stride;
+  const bf16 *dout = static_cast<const bf16 *>(op.dout) + row * out_stride;
+  return {qkv + head * d, qkv + k_at,      qkv + v_at,     dout + head * d, dqkv + head * d, dqkv + k_at,
+          dqkv + v_at,    op.lse + row_at, delta + row_at, stride,          out_stride};
 }
 
-/* Starts copying 64 queries: q and dout, lse and delta (zeros beyond the end, which add nothing to dK and
- * dV). */
-template <int D>
+/* Starts copying a step's queries: q and dout, lse and delta (zeros beyond the end, which add nothing to dK
+ * and dV). */
+template <int D, int warps>
 DEVICE void load_queries(unsigned char *stage, const View &view, int first, int length, int head_dim) {
-  typedef Backward<D> B;
-  size_t row = static_cast<size_t>(first);
+  typedef Backward<D, warps> B;
+  ptrdiff_t row = first;
   load_tile<D, B::step>(stage, view.q + row * view.stride, view.stride, length - first, head_dim);
   load_tile<D, B::step>(stage + B::step_bytes, view.dout + row * view.out_stride, view.out_stride,
                         length - first, head_dim);
+  static_assert(2 * B::step <= B::threads, "a thread copies one number");
   int i = static_cast<int>(threadIdx.x), n = i % B::step;
   if (i < 2 * B::step) {
     bool valid = first + n < length;
@@ -93,15 +93,14 @@ DEVICE void load_queries(unsigned char *stage, const View &view, int first, int 
   }
 }
 
-/* From S^T (unscaled) and dP^T of 16 keys x 64 queries: P^T in s, dS^T in dp. */
-template <int D>
-DEVICE void soften_transposed(float (&s)[1][Backward<D>::step / 8][4],
-                              float (&dp)[1][Backward<D>::step / 8][4], const float *lse, const float *delta,
-                              int first_key, int first_query, float scale_log2) {
+/* From S^T (unscaled) and dP^T of 16 keys and a step of queries: P^T in s, dS^T in dp. */
+template <int columns>
+DEVICE void soften_transposed(float (&s)[1][columns][4], float (&dp)[1][columns][4], const float *lse,
+                              const float *delta, int first_key, int first_query, float scale_log2) {
   int lane = lane_index();
   bool masked = first_query < first_key + 15;
 #pragma unroll
-  for (int n = 0; n < Backward<D>::step / 8; n++)
+  for (int n = 0; n < columns; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int column = n * 8 + lane % 4 * 2 + i % 2, key = first_key + i / 2 * 8 + lane / 4;
@@ -112,10 +111,10 @@ DEVICE void soften_transposed(float (&s)[1][Backward<D>::step / 8][4],
     }
 }
 
-template <int D>
-__global__ void __launch_bounds__(Backward<D>::threads)
+template <int D, int warps>
+__global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps>::key_blocks)
     attention_backward_keys(AttentionBackward op, const float *delta, int tiles, float scale) {
-  typedef Backward<D> B;
+  typedef Backward<D, warps> B;
   DYNAMIC_SHARED(shared);
   unsigned char *k_tile = shared, *v_tile = shared + B::own_bytes, *stages = shared + 2 * B::own_bytes;
   Place place = place_of(op.sequences, op.kv_heads, tiles, false);
@@ -123,10 +122,10 @@ __global__ void __launch_bounds__(Backward<D>::threads)
   if (tile_key >= length) return;
   int group = op.heads / op.kv_heads, first_head = place.head * group;
   View view = view_of(op, delta, place.begin, first_head);
-  size_t own_row = static_cast<size_t>(tile_key);
+  ptrdiff_t own_row = tile_key;
   load_tile<D, B::own>(k_tile, view.k + own_row * view.stride, view.stride, length - tile_key, op.head_dim);
   load_tile<D, B::own>(v_tile, view.v + own_row * view.stride, view.stride, length - tile_key, op.head_dim);
-  load_queries<D>(stages, view, tile_key, length, op.head_dim);
+  load_queries<D, warps>(stages, view, tile_key, length, op.head_dim);
   copy_async_commit();
 
   float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
@@ -136,18 +135,19 @@ __global__ void __launch_bounds__(Backward<D>::threads)
     block_sync(); /* step j is there for all, and nobody reads the stage of step j - 1 any more */
     if (j + 1 < steps) {
       View next = view_of(op, delta, place.begin, first_head + (j + 1) / steps_a_head);
-      load_queries<D>(stages + (j + 1) % 2 * B::stage_bytes, next,
-                      tile_key + (j + 1) % steps_a_head * B::step, length, op.head_dim);
+      load_queries<D, warps>(stages + (j + 1) % 2 * B::stage_bytes, next,
+                             tile_key + (j + 1) % steps_a_head * B::step, length, op.head_dim);
       copy_async_commit();
     }
     int first_query = tile_key + j % steps_a_head * B::step;
-    if (first_query + B::step - 1 < first_key) continue; /* this warp's keys are the future of all of them */
+    /* This warp's keys are the future of all of these queries, or there are none. */
+    if (first_query + B::step - 1 < first_key || first_key >= length) continue;
     const unsigned char *q_tile = stages + j % 2 * B::stage_bytes, *dout_tile = q_tile + B::step_bytes;
     const float *lse = reinterpret_cast<const float *>(q_tile + 2 * B::step_bytes);
     float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
     multiply_transposed<D, 1, B::step>(s, k_tile, warp_index() * 16, q_tile);
     multiply_transposed<D, 1, B::step>(dp, v_tile, warp_index() * 16, dout_tile);
-    soften_transposed<D>(s, dp, lse, lse + B::step, first_key, first_query, scale * log2_e);
+    soften_transposed(s, dp, lse, lse + B::step, first_key, first_query, scale * log2_e);
     multiply_registers<D, 1, B::step>(dv, s, dout_tile);
     multiply_registers<D, 1, B::step>(dk, dp, q_tile);
   }
@@ -156,15 +156,14 @@ __global__ void __launch_bounds__(Backward<D>::threads)
   store_rows<D, 1>(view.dv, view.stride, first_key, length, op.head_dim, dv, one);
 }
 
-/* From S (unscaled) and dP of 16 queries x 64 keys: dS in dp. */
-template <int D>
-DEVICE void soften_rows(const float (&s)[1][Backward<D>::step / 8][4],
-                        float (&dp)[1][Backward<D>::step / 8][4], const float (&lse)[2],
+/* From S (unscaled) and dP of 16 queries and a step of keys: dS in dp. */
+template <int columns>
+DEVICE void soften_rows(const float (&s)[1][columns][4], float (&dp)[1][columns][4], const float (&lse)[2],
                         const float (&delta)[2], int first_query, int first_key, float scale_log2) {
   int lane = lane_index();
-  bool masked = first_key + Backward<D>::step - 1 > first_query;
+  bool masked = first_key + columns * 8 - 1 > first_query;
 #pragma unroll
-  for (int n = 0; n < Backward<D>::step / 8; n++)
+  for (int n = 0; n < columns; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int key = first_key + n * 8 + lane % 4 * 2 + i % 2, query = first_query + i / 2 * 8 + lane / 4;
@@ -174,29 +173,29 @@ DEVICE void soften_rows(const float (&s)[1][Backward<D>::step / 8][4],
     }
 }
 
-template <int D>
+template <int D, int warps>
 DEVICE void load_keys(unsigned char *stage, const View &view, int first, int length, int head_dim) {
-  typedef Backward<D> B;
-  size_t row = static_cast<size_t>(first) * view.stride;
+  typedef Backward<D, warps> B;
+  ptrdiff_t row = static_cast<ptrdiff_t>(first) * view.stride;
   load_tile<D, B::step>(stage, view.k + row, view.stride, length - first, head_dim);
   load_tile<D, B::step>(stage + B::step_bytes, view.v + row, view.stride, length - first, head_dim);
 }
 
-template <int D>
-__global__ void __launch_bounds__(Backward<D>::threads)
+template <int D, int warps>
+__global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps>::query_blocks)
     attention_backward_queries(AttentionBackward op, const float *delta, int tiles, float scale) {
-  typedef Backward<D> B;
+  typedef Backward<D, warps> B;
   DYNAMIC_SHARED(shared);
   unsigned char *q_tile = shared, *dout_tile = shared + B::own_bytes, *stages = shared + 2 * B::own_bytes;
   Place place = place_of(op.sequences, op.heads, tiles, true);
   int tile_query = place.tile * B::own, first_query = tile_query + warp_index() * 16, length = place.length;
   if (tile_query >= length) return;
   View view = view_of(op, delta, place.begin, place.head);
-  size_t own_row = static_cast<size_t>(tile_query);
+  ptrdiff_t own_row = tile_query;
   load_tile<D, B::own>(q_tile, view.q + own_row * view.stride, view.stride, length - tile_query, op.head_dim);
   load_tile<D, B::own>(dout_tile, view.dout + own_row * view.out_stride, view.out_stride, length - tile_query,
                        op.head_dim);
-  load_keys<D>(stages, view, 0, length, op.head_dim);
+  load_keys<D, warps>(stages, view, 0, length, op.head_dim);
   copy_async_commit();
 
   float row_lse[2], row_delta[2], dq[1][D / 8][4] = {};
@@ -212,35 +211,44 @@ __global__ void __launch_bounds__(Backward<D>::threads)
     copy_async_wait<0>();
     block_sync(); /* as above */
     if (j + 1 < steps) {
-      load_keys<D>(stages + (j + 1) % 2 * B::stage_bytes, view, (j + 1) * B::step, length, op.head_dim);
+      load_keys<D, warps>(stages + (j + 1) % 2 * B::stage_bytes, view, (j + 1) * B::step, length,
+                          op.head_dim);
       copy_async_commit();
     }
     int first_key = j * B::step;
-    if (first_key > first_query + 15) continue;
+    if (first_key > first_query + 15 || first_query >= length) continue;
     const unsigned char *k_tile = stages + j % 2 * B::stage_bytes;
     float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
     multiply_transposed<D, 1, B::step>(s, q_tile, warp_index() * 16, k_tile);
     multiply_transposed<D, 1, B::step>(dp, dout_tile, warp_index() * 16, k_tile + B::step_bytes);
-    soften_rows<D>(s, dp, row_lse, row_delta, first_query, first_key, scale * log2_e);
+    soften_rows(s, dp, row_lse, row_delta, first_query, first_key, scale * log2_e);
     multiply_registers<D, 1, B::step>(dq, dp, k_tile);
   }
   const float scales[1][2] = {{scale, scale}};
   store_rows<D, 1>(view.dq, view.stride, first_query, length, op.head_dim, dq, scales);
 }
 
-template <int D>
+template <int D, int warps>
 void backward(Backend *backend, const AttentionBackward &op, const float *delta) {
-  typedef Backward<D> B;
+  typedef Backward<D, warps> B;
   int tiles = ceil_div(op.sequences.max_len, static_cast<int>(B::own));
   float scale = 1.0f / sqrtf(static_cast<float>(op.head_dim));
   launch(cuda_state(backend),
          {"attention_backward_keys", place_blocks(op.sequences, op.kv_heads, tiles), B::threads,
           B::shared_bytes},
-         attention_backward_keys<D>, op, delta, tiles, scale);
+         attention_backward_keys<D, warps>, op, delta, tiles, scale);
   launch(cuda_state(backend),
          {"attention_backward_queries", place_blocks(op.sequences, op.heads, tiles), B::threads,
           B::shared_bytes},
-         attention_backward_queries<D>, op, delta, tiles, scale);
+         attention_backward_queries<D, warps>, op, delta, tiles, scale);
+}
+
+template <int D>
+void backward(Backend *backend, const AttentionBackward &op, const float *delta) {
+  if (op.sequences.max_len <= short_length)
+    backward<D, 4>(backend, op, delta);
+  else
+    backward<D, 8>(backend, op, delta);
 }
 
 }  // namespace

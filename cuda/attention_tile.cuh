@@ -17,15 +17,23 @@ DEVICE int chunk_offset(int row, int chunk) {
   return row * (D * 2) + permuted * 16;
 }
 
+/* chunk_offset(row + rows, chunk + chunks) from first = chunk_offset(row, chunk), for chunk 0 or 1, even
+ * chunks and rows a multiple of 16: the permutation is an exclusive or and repeats after 8 rows. So a lane
+ * needs one offset for all the fragments of an operand. */
+template <int D>
+DEVICE int offset_from(int first, int rows, int chunks) {
+  return rows * (D * 2) + (first ^ chunks * 16);
+}
+
 /* Starts copying rows of head_dim columns, stride elements apart, by the whole block; zeros beyond
  * valid_rows. */
 template <int D, int rows>
-DEVICE void load_tile(unsigned char *tile, const bf16 *from, size_t stride, int valid_rows, int head_dim) {
+DEVICE void load_tile(unsigned char *tile, const bf16 *from, int stride, int valid_rows, int head_dim) {
   const int chunks = D / 8;
   for (int i = static_cast<int>(threadIdx.x); i < rows * chunks; i += static_cast<int>(blockDim.x)) {
     int row = i / chunks, chunk = i % chunks;
     bool valid = row < valid_rows && chunk * 8 < head_dim;
-    const bf16 *source = valid ? from + static_cast<size_t>(row) * stride + chunk * 8 : from;
+    const bf16 *source = valid ? from + static_cast<ptrdiff_t>(row) * stride + chunk * 8 : from;
     copy_async16(tile + chunk_offset<D>(row, chunk), source, valid);
   }
 }
@@ -36,16 +44,17 @@ template <int D, int row_tiles, int columns>
 DEVICE void multiply_transposed(float (&acc)[row_tiles][columns / 8][4], const unsigned char *a_tile,
                                 int a_row, const unsigned char *b_tile) {
   int lane = lane_index();
+  int a_first = chunk_offset<D>(a_row + lane % 16, lane / 16);
+  int b_first = chunk_offset<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
   for (int k = 0; k < D / 16; k++) {
     uint32_t a[row_tiles][4];
 #pragma unroll
-    for (int m = 0; m < row_tiles; m++)
-      load_matrix_x4(a[m], a_tile + chunk_offset<D>(a_row + m * 16 + lane % 16, k * 2 + lane / 16));
+    for (int m = 0; m < row_tiles; m++) load_matrix_x4(a[m], a_tile + offset_from<D>(a_first, m * 16, k * 2));
 #pragma unroll
     for (int n = 0; n < columns / 16; n++) {
       uint32_t b[4];
-      load_matrix_x4(b, b_tile + chunk_offset<D>(n * 16 + lane % 8 + lane / 16 * 8, k * 2 + lane / 8 % 2));
+      load_matrix_x4(b, b_tile + offset_from<D>(b_first, n * 16, k * 2));
 #pragma unroll
       for (int m = 0; m < row_tiles; m++) {
         mma_bf16(acc[m][2 * n], a[m], b[0], b[1]);
@@ -60,7 +69,7 @@ DEVICE void multiply_transposed(float (&acc)[row_tiles][columns / 8][4], const u
 template <int D, int row_tiles, int rows>
 DEVICE void multiply_registers(float (&acc)[row_tiles][D / 8][4], const float (&p)[row_tiles][rows / 8][4],
                                const unsigned char *b_tile) {
-  int lane = lane_index();
+  int first = chunk_offset<D>(lane_index() % 16, lane_index() / 16);
 #pragma unroll
   for (int k = 0; k < rows / 16; k++) {
     uint32_t a[row_tiles][4];
@@ -74,7 +83,7 @@ DEVICE void multiply_registers(float (&acc)[row_tiles][D / 8][4], const float (&
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
       uint32_t b[4];
-      load_matrix_x4_trans(b, b_tile + chunk_offset<D>(k * 16 + lane % 16, n * 2 + lane / 16));
+      load_matrix_x4_trans(b, b_tile + offset_from<D>(first, k * 16, n * 2));
 #pragma unroll
       for (int m = 0; m < row_tiles; m++) {
         mma_bf16(acc[m][2 * n], a[m], b[0], b[1]);
@@ -87,7 +96,7 @@ DEVICE void multiply_registers(float (&acc)[row_tiles][D / 8][4], const float (&
 /* Writes a warp's 16 row_tiles rows of accumulators, times factor[m][half] of each row, as bf16: those of the
  * rows from first_row on that are below rows. */
 template <int D, int row_tiles>
-DEVICE void store_rows(bf16 *to, size_t stride, int first_row, int rows, int head_dim,
+DEVICE void store_rows(bf16 *to, int stride, int first_row, int rows, int head_dim,
                        const float (&acc)[row_tiles][D / 8][4], const float (&factor)[row_tiles][2]) {
   int lane = lane_index();
 #pragma unroll
@@ -102,10 +111,14 @@ DEVICE void store_rows(bf16 *to, size_t stride, int first_row, int rows, int hea
         if (column >= head_dim) continue;
         float f = factor[m][half];
         uint32_t pair = pack_bf16(acc[m][n][2 * half] * f, acc[m][n][2 * half + 1] * f);
-        *reinterpret_cast<uint32_t *>(to + static_cast<size_t>(row) * stride + column) = pair;
+        *reinterpret_cast<uint32_t *>(to + static_cast<ptrdiff_t>(row) * stride + column) = pair;
       }
     }
 }
+
+/* Batches whose longest sequence has at most so many tokens are computed in tiles of 64 rows a block instead
+ * of 128: the last tile of a sequence then leaves fewer warps without work. */
+const int short_length = 256;
 
 /* A block's place: tile `tile` of sequence `begin` .. `begin + length`, and a head. */
 struct Place {

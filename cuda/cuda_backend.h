@@ -15,13 +15,12 @@ struct CudaState {
   int sm_count;           /* multiprocessors */
   int sm_version;         /* 10 * major + minor of the compute capability */
   CUstream_st *stream;    /* everything runs on it, in order */
-  uint32_t *grid_counter; /* device, one word, zero at rest: see grid_barrier */
+  uint32_t *grid_counter; /* device, one word whose lower 31 bits are 0 at rest: see grid_barrier, last_block */
   void *workspace;        /* device scratch, see cuda_workspace */
   size_t workspace_bytes;
-  void *library;      /* cuBLASLt */
-  void *recording;    /* the graph that is being recorded, or NULL */
-  const char *failed; /* kernel or call of the first error, or NULL */
-  int error;          /* its cudaError_t */
+  struct CublasLt *library; /* for cuda_product; NULL: every product goes by the kernel of product.cu */
+  const char *failed;       /* kernel or call of the first error, or NULL */
+  int error;                /* its cudaError_t */
 };
 
 static inline CudaState *cuda_state(Backend *backend) { return static_cast<CudaState *>(backend->state); }
@@ -34,7 +33,7 @@ void *cuda_workspace(Backend *backend, size_t bytes);
  * program. */
 void cuda_note(CudaState *state, int error, const char *what);
 
-/* d [m, n] = a [m, k] b [k, n], bf16 in, fp32 sums. All row-major; a leading dimension is the distance of two
+/* d [m, n] = scale a [m, k] b [k, n], bf16 in, fp32 sums. All row-major; a leading dimension is the distance of two
  * stored rows in elements. The host-run tests have a plain loop for cuda_product. */
 struct Product {
   const void *a, *b;
@@ -46,10 +45,16 @@ struct Product {
   DType out;        /* of d: BF16 or F32 */
   const void *bias; /* [n] bf16, added to every row; NULL: none */
   bool accumulate;  /* d += */
+  float scale;      /* 0: 1 */
 };
 void cuda_product(Backend *backend, const Product *product);
 /* The kernel of product.cu: any shape and alignment, no library. */
 void cuda_product_plain(Backend *backend, const Product *product);
+
+/* cuBLASLt for one device, or NULL where its library cannot be found (LD_LIBRARY_PATH) or opened. */
+CublasLt *cublaslt_open(void);
+void cublaslt_close(CublasLt *library);
+size_t cublaslt_version(const CublasLt *library); /* as CUBLAS_VERSION: 130100 is 13.1 */
 
 /* The launchers, one an operation, each in the file of its name. */
 void cuda_embedding(Backend *backend, const Embedding *op);
@@ -81,6 +86,8 @@ void cuda_ppo_advantage(Backend *backend, const PpoAdvantage *op);
 void cuda_ppo_loss(Backend *backend, const PpoLoss *op);
 void cuda_grad_norm(Backend *backend, const GradNorm *op);
 void cuda_adamw(Backend *backend, const AdamW *op);
+/* Of backend_baseline.cu; for benchmarks only. */
+bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, const char **name);
 void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 
 #endif

@@ -1,4 +1,4 @@
-/* y = x Wt + bias;  dx = dy W;  dW += dyt x;  dbias += column sums of dy
+/* y = scale x Wt + bias;  dx = scale dy W;  dW += scale dyt x;  dbias += column sums of dy
  *
  * Shapes: x [rows, in], W [out, in], y [rows, out]. The products are cuda_product's: 2 rows in out operations
  * each. The column sums are kernels of our own, since an epilogue of the product could write them but not add
@@ -14,15 +14,15 @@ const int block_columns = 32 * 8; /* 8 a lane */
 
 /* partial[slice][column] = sum of the slice's rows */
 __global__ void __launch_bounds__(threads)
-    column_sums(const bf16 *dy, int rows, int columns, float *partial) {
+    column_sums(const bf16 *dy, int stride, int rows, int columns, float *partial) {
   SHARED(float, sums, [warps][block_columns]);
   int column = static_cast<int>(blockIdx.x) * block_columns + lane_index() * 8;
   int first = static_cast<int>(blockIdx.y) * slice_rows;
   int end = first + slice_rows < rows ? first + slice_rows : rows;
-  bool whole = columns % 8 == 0 && column < columns;
+  bool whole = columns % 8 == 0 && stride % 8 == 0 && column < columns;
   float sum[8] = {};
   for (int row = first + warp_index(); row < end; row += warps) {
-    const bf16 *from = dy + static_cast<size_t>(row) * static_cast<size_t>(columns) + column;
+    const bf16 *from = dy + static_cast<size_t>(row) * static_cast<size_t>(stride) + column;
     float x[8] = {};
     if (whole) {
       load8(from, x);
@@ -54,6 +54,8 @@ __global__ void __launch_bounds__(threads)
   dbias[column] = to_bf16(to_float(dbias[column]) + total);
 }
 
+int stride_of(const LinearBackward &op) { return op.dy_stride ? op.dy_stride : op.out; }
+
 void add_column_sums(Backend *backend, const LinearBackward &op) {
   unsigned slices = static_cast<unsigned>(ceil_div<int>(op.rows, slice_rows));
   unsigned column_blocks = static_cast<unsigned>(ceil_div<int>(op.out, block_columns));
@@ -61,7 +63,7 @@ void add_column_sums(Backend *backend, const LinearBackward &op) {
       cuda_workspace(backend, static_cast<size_t>(slices) * static_cast<size_t>(op.out) * sizeof(float)));
   if (!partial) return;
   launch(cuda_state(backend), {"column_sums", dim3(column_blocks, slices), threads, 0}, column_sums,
-         static_cast<const bf16 *>(op.dy), op.rows, op.out, partial);
+         static_cast<const bf16 *>(op.dy), stride_of(op), op.rows, op.out, partial);
   launch(cuda_state(backend), {"add_slices", column_blocks, threads, 0}, add_slices, partial,
          static_cast<int>(slices), op.out, static_cast<bf16 *>(op.dbias));
 }
@@ -78,7 +80,8 @@ void cuda_linear(Backend *backend, const Linear *op) {
   product.k = op->in;
   product.b_transposed = true;
   product.lda = product.ldb = op->in;
-  product.ldd = op->out;
+  product.ldd = op->y_stride ? op->y_stride : op->out;
+  product.scale = op->scale;
   product.out = BF16;
   product.bias = op->bias;
   product.accumulate = op->accumulate;
@@ -89,7 +92,8 @@ void cuda_linear_backward(Backend *backend, const LinearBackward *op) {
   if (op->rows == 0) return;
   Product product = {};
   product.a = op->dy;
-  product.lda = op->out;
+  product.lda = stride_of(*op);
+  product.scale = op->scale;
   product.ldb = product.ldd = op->in;
   product.n = op->in;
   product.out = BF16;

@@ -26,6 +26,8 @@
  * row i % 8 of matrix i / 8 mma_bf16(c, a, b0, b1)                        c[4] += a[4] b[2], m16n8k16, bf16
  * in, fp32 accumulators to_float(bf16) to_bf16(float) pack_bf16(low, high) unpack_bf16(pair, low, high)
  * load8(p, float[8]) store8(p, float[8])        8 bf16 at a 16-byte aligned address
+ * load_bytes8(p) store_bytes8(p, bytes)         8 bytes at an 8-byte aligned address; load16, store16: 16
+ * multiply_high(a, b)                           the upper 64 bits of a product of two uint64_t
  * fast_exp2 fast_exp fast_log2 fast_log         approximate, a few ulp
  * atomic_add(p, n)                              on unsigned integers only
  * memory_fence()  load_volatile(p)              make writes visible device-wide; read past the L1, for
@@ -44,6 +46,10 @@
 /* The storage type of the CUDA backend: the upper half of an fp32. */
 struct bf16 {
   uint16_t bits;
+};
+
+struct alignas(8) Bytes8 {
+  uint32_t word[2];
 };
 
 struct alignas(16) Bytes16 {

@@ -189,7 +189,19 @@ DEVICE_ONLY float fast_log2(float x) {
   return y;
 }
 
+/* The upper 64 bits of the product. */
+DEVICE_ONLY uint64_t multiply_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
+
 /* Memory */
+
+DEVICE_ONLY Bytes8 load_bytes8(const void *from, Site = SITE_HERE) {
+  uint2 x = *static_cast<const uint2 *>(from);
+  return {{x.x, x.y}};
+}
+
+DEVICE_ONLY void store_bytes8(void *to, const Bytes8 &bytes, Site = SITE_HERE) {
+  *static_cast<uint2 *>(to) = make_uint2(bytes.word[0], bytes.word[1]);
+}
 
 DEVICE_ONLY Bytes16 load16(const void *from, Site = SITE_HERE) {
   uint4 x = *static_cast<const uint4 *>(from);

@@ -1,4 +1,4 @@
-/* d (+)= a b + bias for any shape, leading dimension and alignment: what can run where cuBLASLt's library is
+/* d (+)= scale a b + bias for any shape, leading dimension and alignment: what can run where cuBLASLt's library is
  * missing or has no algorithm for a shape. 2 m n k operations; far from the hardware's limit, since elements
  * are loaded one by one, so that both transpositions need no code of their own.
  *
@@ -39,6 +39,7 @@ DEVICE uint32_t two(const bf16 *at) { return at[0].bits | static_cast<uint32_t>(
 DEVICE void write_element(const Product &p, int row, int column, float value) {
   if (row >= p.m || column >= p.n) return;
   size_t at = static_cast<size_t>(row) * static_cast<size_t>(p.ldd) + static_cast<size_t>(column);
+  if (p.scale != 0.0f) value *= p.scale;
   if (p.bias) value += to_float(static_cast<const bf16 *>(p.bias)[column]);
   if (p.out == F32) {
     float *d = static_cast<float *>(p.d) + at;

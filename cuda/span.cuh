@@ -1,8 +1,42 @@
-/* Up to 8 neighbouring bf16 of a row as fp32: one 16-byte access where the row allows it, else one by one. */
+/* Spans: up to 8 neighbouring bf16 of a row, moved by one 16-byte access where the row allows it, else one by
+ * one. */
 #ifndef POPALM_SPAN_CUH
 #define POPALM_SPAN_CUH
 
 #include "primitives.cuh"
+
+/* The span of a [rows, width] matrix that a thread takes, when neighbouring threads take neighbouring spans.
+ */
+struct Span {
+  size_t row;
+  int column, count; /* count is 8, or less at the end of a row; 0: nothing to do */
+};
+
+DEVICE Span span_of(int rows, int width) {
+  size_t spans = static_cast<size_t>((width + 7) / 8);
+  size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= spans * static_cast<size_t>(rows)) return {0, 0, 0};
+  int column = static_cast<int>(i % spans) * 8;
+  return {i / spans, column, width - column < 8 ? width - column : 8};
+}
+
+/* How many blocks give every span a thread. */
+static inline unsigned span_blocks(int rows, int width, int block_threads) {
+  size_t spans = static_cast<size_t>(rows) * static_cast<size_t>((width + 7) / 8);
+  return static_cast<unsigned>(ceil_div(spans, static_cast<size_t>(block_threads)));
+}
+
+DEVICE void unpack8(const Bytes16 &from, float (&to)[8]) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) unpack_bf16(from.word[i], to[2 * i], to[2 * i + 1]);
+}
+
+DEVICE Bytes16 pack8(const float (&from)[8]) {
+  Bytes16 to;
+#pragma unroll
+  for (int i = 0; i < 4; i++) to.word[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
+  return to;
+}
 
 /* aligned: every span of the row starts at a multiple of 16 bytes. Elements from count on are 0. */
 DEVICE void load_span(const bf16 *from, int count, bool aligned, float (&to)[8]) {
@@ -22,6 +56,14 @@ DEVICE void store_span(bf16 *to, int count, bool aligned, const float (&from)[8]
 #pragma unroll
   for (int i = 0; i < 8; i++)
     if (i < count) to[i] = to_bf16(from[i]);
+}
+
+/* 8 fp32 at a 16-byte aligned address. */
+DEVICE void store_floats(float *to, const float (&from)[8]) {
+#pragma unroll
+  for (int half = 0; half < 8; half += 4)
+    store16(to + half, Bytes16{{float_to_bits(from[half]), float_to_bits(from[half + 1]),
+                                float_to_bits(from[half + 2]), float_to_bits(from[half + 3])}});
 }
 
 #endif

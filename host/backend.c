@@ -36,9 +36,15 @@ static Status find_device(const char *device, const Device **out, int *number) {
   for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
     bool chosen = strlen(devices[i].name) == length && memcmp(devices[i].name, device, length) == 0;
     if (!chosen && (strcmp(device, "auto") != 0 || devices[i].count() == 0)) continue;
-    if (index >= devices[i].count())
-      return fail(INVALID, "device \"%s\": this machine has %d of them; use --device cpu or another number",
-                  device, devices[i].count());
+    int count = devices[i].count();
+    if (index >= count && count == 0)
+      return fail(INVALID,
+                  "device \"%s\": there is none that can be used; popalm devices says why, --device cpu "
+                  "always works",
+                  device);
+    if (index >= count)
+      return fail(INVALID, "device \"%s\": this machine has %d of them, numbered from 0; use another number",
+                  device, count);
     *out = &devices[i];
     *number = (int)index;
     return OK;

@@ -56,7 +56,7 @@ typedef struct EmbeddingBackward {
   void *dposition_table; /* [max_positions, H], accumulated; or NULL */
 } EmbeddingBackward;
 
-/* y = x Wt + bias, weights as [out, in] */
+/* y = scale x Wt + bias, weights as [out, in] */
 typedef struct Linear {
   const void *x;      /* [rows, in] */
   const void *weight; /* [out, in] */
@@ -64,9 +64,11 @@ typedef struct Linear {
   void *y;            /* [rows, out] */
   int rows, in, out;
   bool accumulate; /* y += instead of y = */
+  int y_stride;    /* elements between rows of y; 0: out */
+  float scale;     /* 0: 1 */
 } Linear;
 
-/* dx = dy W; dW += dyt x; dbias += column sums of dy. Any output may be NULL. */
+/* dx = scale dy W; dW += scale dyt x; dbias += column sums of dy. Any output may be NULL. */
 typedef struct LinearBackward {
   const void *x;      /* [rows, in]; needed for dweight */
   const void *weight; /* [out, in]; needed for dx */
@@ -76,6 +78,8 @@ typedef struct LinearBackward {
   void *dbias;        /* [out], accumulated */
   int rows, in, out;
   bool accumulate; /* dx += instead of dx = */
+  int dy_stride;   /* elements between rows of dy; 0: out */
+  float scale;     /* 0: 1 */
 } LinearBackward;
 
 typedef enum NormKind { NORM_LAYER, NORM_RMS } NormKind;
@@ -100,7 +104,7 @@ typedef struct NormBackward {
   const void *sum;          /* [rows, H]: what the norm was taken of */
   const void *dy;           /* [rows, H] */
   const void *dresidual;    /* [rows, H] or NULL; may alias dx */
-  const float *mean, *rstd; /* [rows] from the forward pass */
+  const float *mean, *rstd; /* [rows] from the forward pass; mean is NULL for RMS */
   const void *gain;         /* [H] */
   void *dx;                 /* [rows, H]; may be NULL */
   void *dgain, *dbias;      /* [H], accumulated; may be NULL */
@@ -259,7 +263,7 @@ typedef struct Sample {
   int rows, vocab;
   float temperature, top_p;
   int top_k;
-  RandomKey key;
+  const RandomKey *key;    /* [1] */
   const int32_t *sample;   /* [rows] */
   const int32_t *position; /* [rows] index of the new token in the reply */
   int32_t *token;          /* [rows] */
@@ -415,9 +419,11 @@ struct Backend {
   void (*timer_start)(Backend *);
   Status (*timer_stop)(Backend *, double *seconds) CHECKED;
 
-  /* A recorded sequence of operations, replayed without launch cost. record_begin returns false where
-   * there is nothing to gain (CPU): the caller then issues the operations itself. */
-  bool (*record_begin)(Backend *);
+  /* A sequence of operations between record_begin and record_end is not run but kept, and each replay runs it
+   * with the pointers and sizes of then, without launch cost. Operations only: no uploads or downloads. Run the
+   * sequence once before it is recorded: first calls may load code or grow scratch memory. */
+  bool records; /* false where there is nothing to gain (CPU): the four are NULL */
+  void (*record_begin)(Backend *);
   void *(*record_end)(Backend *);
   void (*replay)(Backend *, void *recording);
   void (*record_free)(Backend *, void *recording);
@@ -451,6 +457,10 @@ struct Backend {
   void (*ppo_loss)(Backend *, const PpoLoss *);
   void (*grad_norm)(Backend *, const GradNorm *);
   void (*adamw)(Backend *, const AdamW *);
+
+  /* attention as it is computed without a kernel of one's own, for benchmarks to compare with: variant `which`
+   * from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
+  bool (*attention_baseline)(Backend *, const Attention *, int which, const char **name);
 };
 
 /* Opens the backend named by "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:n". */
@@ -463,7 +473,8 @@ Status backend_kind(const char *device, const char **out) CHECKED;
 Status cpu_backend_open(int index, Backend **out) CHECKED;
 #ifdef POPALM_CUDA
 Status cuda_backend_open(int index, Backend **out) CHECKED;
-int cuda_backend_devices(void); /* number of GPUs; 0 without a driver */
+int cuda_backend_devices(void);         /* number of GPUs; 0 without a driver */
+const char *cuda_backend_problem(void); /* why there are none */
 #endif
 
 #endif

@@ -6,6 +6,7 @@
 #include "command_experiment.h"
 #include "commands.h"
 #include "models/model.h"
+#include "trainer.h"
 
 static const double MIB = 1024 * 1024;
 
@@ -58,12 +59,15 @@ static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
   printf("\nmodel %s: %zu parameters with a vocabulary of %d\n",
          e->model_from ? e->model_from : e->model_preset, parameters_elements(&parameters), config.vocab);
   printf("memory (%s)\n", plan->backend);
-  print_memory("sft", trained, (double)activations_bytes(&config, storage, e->sft.tokens_per_batch, true));
+  print_memory("sft", trained,
+               (double)activations_bytes(&config, storage, e->sft.tokens_per_batch, training_activations(e)));
   print_memory("reward", trained,
-               (double)activations_bytes(&config, storage, 2 * e->reward.pairs_per_batch * longest, true));
+               (double)activations_bytes(&config, storage, 2 * e->reward.pairs_per_batch * longest,
+                                         training_activations(e)));
   double networks = trained + 2 * fixed + (e->ppo.critic == CRITIC_REWARD ? trained : 0);
-  print_memory("ppo", networks,
-               (double)activations_bytes(&config, storage, e->ppo.minibatch * longest, true));
+  print_memory(
+      "ppo", networks,
+      (double)activations_bytes(&config, storage, e->ppo.minibatch * longest, training_activations(e)));
   return OK;
 }
 

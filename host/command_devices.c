@@ -80,6 +80,7 @@ Status command_devices(Arena *arena, int argc, char **argv) {
   if (arguments.help) return OK;
 #ifdef POPALM_CUDA
   for (int i = 0; i < cuda_backend_devices(); i++) TRY(print_device(arena_print(arena, "cuda:%d", i)));
+  if (cuda_backend_devices() == 0) printf("cuda: none that can be used: %s\n", cuda_backend_problem());
 #endif
   TRY(print_device("cpu"));
   double available = memory_field("MemAvailable");

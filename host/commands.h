@@ -15,6 +15,7 @@ Status command_generate(Arena *arena, int argc, char **argv) CHECKED;
 Status command_import(Arena *arena, int argc, char **argv) CHECKED;
 Status command_export(Arena *arena, int argc, char **argv) CHECKED;
 Status command_report(Arena *arena, int argc, char **argv) CHECKED;
+Status command_bench(Arena *arena, int argc, char **argv) CHECKED;
 Status command_version(Arena *arena, int argc, char **argv) CHECKED;
 
 #endif

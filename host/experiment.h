@@ -153,6 +153,7 @@ typedef struct Experiment {
   PpoSettings ppo;
   EvaluateSettings evaluate;
   CheckpointSettings checkpoint;
+  bool recompute; /* "memory.recompute" */
   cJSON *resolved; /* the same as JSON, every default filled in, for experiment.json and the stage keys */
 } Experiment;
 

@@ -319,6 +319,10 @@ const ExperimentKey experiment_keys[] = {
           "Word list for segmentation \"words\": one \"word frequency\" a line."),
     SAMPLING("evaluate.sampling", evaluate.sampling),
 
+    SECTION("memory", "What saves memory and changes no result."),
+    BOOL("memory.recompute", recompute, "false",
+         "Keep only each layer's input in training and compute the rest again in the backward pass."),
+
     SECTION("checkpoint", "How often a running stage saves what it needs to resume."),
     INT("checkpoint.every_steps", checkpoint.every_steps, 0, 100000000, "0",
         "Steps between two; 0: by time alone."),

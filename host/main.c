@@ -39,6 +39,8 @@ static const Command commands[] = {
     {GROUP_DATA, "data", command_data,
      "synth, stats, pairs, convert: data files made, audited and turned over"},
     {GROUP_MACHINE, "devices", command_devices, "backends, GPUs, memory, threads, libraries"},
+    {GROUP_MACHINE, "bench", command_bench,
+     "how fast the operations are, and how near to the device's limits"},
     {GROUP_MACHINE, "version", command_version, "version, commit and build"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -8,10 +8,12 @@
 /* ---- set-up ---- */
 
 static Status open_learner(Arena *arena, Learner *learner, Backend *backend, const char *folder,
-                           ModelParts parts, bool trainable, int max_tokens, int max_rows, uint64_t seed) {
+                           ModelParts parts, ActivationsUse use, int max_tokens, int max_rows,
+                           uint64_t seed) {
+  bool trainable = use != ACTIVATIONS_INFERENCE;
   TRY(model_load(arena, &learner->model, backend, folder, parts, trainable, seed));
   TRY(activations_allocate(&learner->activations, arena, &learner->model.decoder.config, backend, max_tokens,
-                           trainable));
+                           use));
   return model_rows_allocate(&learner->rows, &learner->model, max_rows, trainable);
 }
 
@@ -23,6 +25,12 @@ static void close_learner(Learner *learner) {
   model_free(&learner->model);
 }
 
+/* Optimizer steps of one PPO step, at most. */
+static int max_updates(const Ppo *ppo) {
+  int minibatches = (ppo->max_samples + ppo->settings->minibatch - 1) / ppo->settings->minibatch;
+  return minibatches * ppo->settings->epochs;
+}
+
 static Status allocate_tensors(Ppo *ppo) {
   PpoTensors *d = &ppo->device;
   float **all[] = {&d->logprob,      &d->entropy,    &d->ref_logprob, &d->value,          &d->advantage,
@@ -30,8 +38,9 @@ static Status allocate_tensors(Ppo *ppo) {
                    &d->mb_old_value, &d->mb_returns, &d->mb_logprob,  &d->mb_value,       &d->mb_dlogprob,
                    &d->mb_dvalue,    &d->mb_dentropy};
   size_t arrays = sizeof all / sizeof *all;
-  size_t each = ((size_t)ppo->max_samples * (size_t)ppo->max_reply + 64 + 63) / 64 *
-                64; /* stats and cu_seqlens fit too */
+  size_t tokens = (size_t)ppo->max_samples * (size_t)ppo->max_reply + 1; /* + 1: cu_seqlens fits too */
+  size_t stats = (size_t)PPO_STATS * (size_t)max_updates(ppo) + ADVANTAGE_STATS;
+  size_t each = ((stats > tokens ? stats : tokens) + 63) / 64 * 64;
   TRY(ppo->backend->alloc(ppo->backend, (arrays + 1) * each * sizeof(float), "PPO's values per token",
                           &ppo->memory));
   for (size_t i = 0; i < arrays; i++) *all[i] = (float *)ppo->memory + i * each;
@@ -39,8 +48,11 @@ static Status allocate_tensors(Ppo *ppo) {
   return OK;
 }
 
-Status ppo_open(Arena *arena, Ppo *ppo, const PpoSettings *settings, Backend *backend, const char *sft_folder,
-                const char *reward_folder, int max_sequence, int max_reply, uint64_t seed) {
+Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *backend,
+                const char *sft_folder, const char *reward_folder, int max_sequence, int max_reply) {
+  const PpoSettings *settings = &experiment->ppo;
+  uint64_t seed = experiment->seed;
+  ActivationsUse use = training_activations(experiment);
   *ppo = (Ppo){.settings = settings,
                .backend = backend,
                .max_samples = settings->posts_per_step * settings->samples_per_post,
@@ -48,12 +60,12 @@ Status ppo_open(Arena *arena, Ppo *ppo, const PpoSettings *settings, Backend *ba
                .kl_coef = settings->kl_coef};
   int samples = settings->minibatch, max_tokens = samples * max_sequence, max_rows = samples * max_reply;
   bool shared = settings->critic == CRITIC_SHARED;
-  TRY(open_learner(arena, &ppo->policy, backend, sft_folder, (ModelParts){.value_head = shared}, true,
+  TRY(open_learner(arena, &ppo->policy, backend, sft_folder, (ModelParts){.value_head = shared}, use,
                    max_tokens, max_rows, seed));
-  TRY(open_learner(arena, &ppo->reference, backend, sft_folder, (ModelParts){0}, false, max_tokens, max_rows,
-                   seed));
+  TRY(open_learner(arena, &ppo->reference, backend, sft_folder, (ModelParts){0}, ACTIVATIONS_INFERENCE,
+                   max_tokens, max_rows, seed));
   if (!shared)
-    TRY(open_learner(arena, &ppo->critic, backend, reward_folder, (ModelParts){.value_head = true}, true,
+    TRY(open_learner(arena, &ppo->critic, backend, reward_folder, (ModelParts){.value_head = true}, use,
                      max_tokens, max_rows, seed));
   TRY(batch_allocate(arena, &ppo->batch, backend, max_tokens, samples));
   return allocate_tensors(ppo);
@@ -239,7 +251,8 @@ static void upload_minibatch(Ppo *ppo, const HostTensors *host, const int *order
   backend->upload(backend, ppo->device.mb_dentropy, gathered, sizeof(float) * (size_t)ppo->batch.rows);
 }
 
-static void losses(Ppo *ppo) {
+/* stats: the minibatch's, on the device. */
+static void losses(Ppo *ppo, float *stats) {
   const PpoSettings *s = ppo->settings;
   PpoTensors *d = &ppo->device;
   ppo->backend->ppo_loss(ppo->backend,
@@ -257,7 +270,7 @@ static void losses(Ppo *ppo) {
                                     .scale = 1.0f / (float)ppo->batch.rows,
                                     .dlogprob = d->mb_dlogprob,
                                     .dvalue = d->mb_dvalue,
-                                    .stats = d->stats,
+                                    .stats = stats,
                                     .tokens = ppo->batch.rows});
 }
 
@@ -295,21 +308,34 @@ static void backward(Ppo *ppo) {
                         ppo->batch.rows, &input);
 }
 
-static Status update_minibatch(Ppo *ppo, double lr, double sums[PPO_STATS], PpoStep *out) {
+/* Issued without waiting for the device; update reads what it left in device.stats. */
+static void update_minibatch(Ppo *ppo, double lr, PpoStep *out) {
   forward_policy_and_critic(ppo);
   logprobs(ppo, &ppo->policy, ppo->device.mb_logprob, NULL);
   values(ppo, ppo->device.mb_value);
-  losses(ppo);
+  losses(ppo, ppo->device.stats + PPO_STATS * out->updates);
   backward(ppo);
   Model *models[2];
   int count = ppo_models(ppo, models);
   for (int i = 0; i < count; i++) optimizer_step(models[i], &ppo->settings->optimizer, lr, ppo->updates);
   ppo->updates++;
   out->updates++;
-  float stats[PPO_STATS], norm;
-  TRY(ppo->backend->download(ppo->backend, stats, ppo->device.stats, sizeof stats));
-  TRY(ppo->backend->download(ppo->backend, &norm, models[0]->parameters.norm, sizeof norm));
-  for (int i = 0; i < PPO_STATS; i++) sums[i] += (double)stats[i];
+}
+
+/* Means of the minibatches' sums, and the last gradient norm. */
+static Status read_updates(Ppo *ppo, double tokens, PpoStep *out, Arena *scratch) {
+  float *stats = NEW(scratch, float, PPO_STATS * out->updates), norm;
+  TRY(ppo->backend->download(ppo->backend, stats, ppo->device.stats,
+                             sizeof *stats * PPO_STATS * (size_t)out->updates));
+  TRY(ppo->backend->download(ppo->backend, &norm, ppo->policy.model.parameters.norm, sizeof norm));
+  double sums[PPO_STATS] = {0};
+  for (int i = 0; i < PPO_STATS * out->updates; i++) sums[i % PPO_STATS] += (double)stats[i];
+  out->policy_loss = sums[PPO_POLICY_LOSS] / tokens;
+  out->value_loss = sums[PPO_VALUE_LOSS] / tokens;
+  out->clip_fraction = sums[PPO_CLIPPED] / tokens;
+  out->value_clip_fraction = sums[PPO_VALUE_CLIPPED] / tokens;
+  out->approx_kl = sums[PPO_APPROX_KL] / tokens;
+  out->ratio = sums[PPO_RATIO] / tokens;
   out->grad_norm = (double)norm;
   return OK;
 }
@@ -339,23 +365,16 @@ static Status update(Ppo *ppo, const PpoSample *samples, int count, double lr, R
   TRY(advantages(ppo, samples, count, &host, scratch));
   describe(&host, count, out);
   int *order = NEW(scratch, int, count);
-  double sums[PPO_STATS] = {0};
   for (int epoch = 0; epoch < ppo->settings->epochs; epoch++) {
     shuffle(order, count, key, epoch);
     for (int first = 0; first < count; first += ppo->settings->minibatch) {
       int n = count - first < ppo->settings->minibatch ? count - first : ppo->settings->minibatch;
       fill_batch(ppo, samples, order + first, n, scratch);
       upload_minibatch(ppo, &host, order + first, n, scratch);
-      TRY(update_minibatch(ppo, lr, sums, out));
+      update_minibatch(ppo, lr, out);
     }
   }
-  double tokens = (double)host.tokens * ppo->settings->epochs;
-  out->policy_loss = sums[PPO_POLICY_LOSS] / tokens;
-  out->value_loss = sums[PPO_VALUE_LOSS] / tokens;
-  out->clip_fraction = sums[PPO_CLIPPED] / tokens;
-  out->value_clip_fraction = sums[PPO_VALUE_CLIPPED] / tokens;
-  out->approx_kl = sums[PPO_APPROX_KL] / tokens;
-  out->ratio = sums[PPO_RATIO] / tokens;
+  TRY(read_updates(ppo, (double)host.tokens * ppo->settings->epochs, out, scratch));
   adapt_kl(ppo, out->kl, count);
   return OK;
 }

@@ -27,7 +27,7 @@ typedef struct PpoTensors {
   float *advantage, *returns;
   float *score;        /* [max_samples] */
   int32_t *cu_seqlens; /* [max_samples+1] */
-  float *stats;        /* [ADVANTAGE_STATS or PPO_STATS] */
+  float *stats;        /* [ADVANTAGE_STATS], then [updates of the step, PPO_STATS] */
   /* a minibatch's: */
   float *mb_old_logprob, *mb_advantage, *mb_old_value, *mb_returns;
   float *mb_logprob, *mb_value, *mb_dlogprob, *mb_dvalue, *mb_dentropy;
@@ -58,8 +58,8 @@ typedef struct PpoStep {
 
 /* Loads policy and reference from sft_folder, the critic from reward_folder. max_sequence: tokens of the
  * longest prompt and reply. */
-Status ppo_open(Arena *arena, Ppo *ppo, const PpoSettings *settings, Backend *backend, const char *sft_folder,
-                const char *reward_folder, int max_sequence, int max_reply, uint64_t seed) CHECKED;
+Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *backend,
+                const char *sft_folder, const char *reward_folder, int max_sequence, int max_reply) CHECKED;
 void ppo_close(Ppo *ppo);
 /* The trained models, for the state file; returns how many. */
 int ppo_models(Ppo *ppo, Model *models[2]);

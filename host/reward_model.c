@@ -6,7 +6,7 @@ Status reward_model_buffers(Arena *arena, RewardModel *reward, Backend *backend,
   const DecoderConfig *config = &reward->model.decoder.config;
   if (max_tokens < sequence_max(&reward->codec)) max_tokens = sequence_max(&reward->codec);
   int max_sequences = max_tokens / 4 + 1;
-  TRY(activations_allocate(&reward->activations, arena, config, backend, max_tokens, false));
+  TRY(activations_allocate(&reward->activations, arena, config, backend, max_tokens, ACTIVATIONS_INFERENCE));
   TRY(model_rows_allocate(&reward->rows, &reward->model, max_sequences, false));
   TRY(batch_allocate(arena, &reward->batch, backend, max_tokens, max_sequences));
   return backend->alloc(backend, sizeof(float) * (size_t)max_sequences, "rewards",

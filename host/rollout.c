@@ -35,11 +35,13 @@ Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, cons
                        .max_posts = max_posts,
                        .max_rows = max_posts * samples_per_post,
                        .max_reply = codec->max_reply_tokens,
+                       .max_prompt = prompt_max(codec),
                        .eos = tokenizer_eos(codec->tokenizer)};
-  int prompt_tokens = max_posts * prompt_max(codec), rows = rollout->max_rows;
+  for (int i = 0; i < ROLLOUT_STEPS; i++) rollout->steps[i].rows = (rollout->max_rows + (1 << i) - 1) >> i;
+  int prompt_tokens = max_posts * rollout->max_prompt, rows = rollout->max_rows;
   int max_tokens = prompt_tokens > rows ? prompt_tokens : rows;
   TRY(batch_allocate(arena, &rollout->prompts, backend, max_tokens, max_posts));
-  TRY(activations_allocate(&rollout->activations, arena, config, backend, max_tokens, false));
+  TRY(activations_allocate(&rollout->activations, arena, config, backend, max_tokens, ACTIVATIONS_INFERENCE));
   TRY(model_rows_allocate(&rollout->normed, model, rows, false));
   TRY(decode_cache_allocate(arena, &rollout->cache, model, prompt_tokens, rows, rollout->max_reply));
   void *device;
@@ -50,28 +52,47 @@ Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, cons
   size_t logprobs = padded(rows * rollout->max_reply);
   TRY(backend->alloc(backend, logits * sizeof(float), "logits of the sampler",
                      (void **)&rollout->device_logits));
+  TRY(backend->alloc(backend, sizeof(RandomKey), "the sampler's key", (void **)&rollout->device_key));
   TRY(backend->alloc(backend, padded(rows) * sizeof(float), "logprobs of the sampler",
                      (void **)&rollout->device_logprob));
   return backend->alloc(backend, logprobs * sizeof(float), "logprobs of the sampler",
                         (void **)&rollout->device_reply_logprob);
 }
 
+static void free_recordings(Rollout *rollout) {
+  Backend *backend = rollout->model->parameters.backend;
+  for (int i = 0; i < ROLLOUT_STEPS; i++) {
+    if (rollout->steps[i].recording) backend->record_free(backend, rollout->steps[i].recording);
+    rollout->steps[i].recording = NULL;
+  }
+}
+
 void rollout_free(Rollout *rollout) {
   if (!rollout->model) return;
   Backend *backend = rollout->model->parameters.backend;
+  free_recordings(rollout);
   batch_free(&rollout->prompts);
   activations_free(&rollout->activations, backend);
   model_rows_free(&rollout->normed, backend);
   decode_cache_free(&rollout->cache, backend);
-  void *memory[] = {rollout->device.post, rollout->device_logits, rollout->device_logprob,
-                    rollout->device_reply_logprob};
+  void *memory[] = {rollout->device.post, rollout->device_key, rollout->device_logits,
+                    rollout->device_logprob, rollout->device_reply_logprob};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
     if (memory[i]) backend->free(backend, memory[i]);
   rollout->model = NULL;
 }
 
-/* The prompts' keys and values into the cache, and every row's start. */
-static void prefill(Rollout *r, const RolloutRequest *request) {
+/* The number of rows that a step over `open` replies has. */
+static int step_rows(const Rollout *r, int open) {
+  if (!r->model->parameters.backend->records) return open;
+  int i = ROLLOUT_STEPS - 1;
+  while (i > 0 && r->steps[i].rows < open) i--;
+  return open ? r->steps[i].rows : 0;
+}
+
+/* The prompts' keys and values into the cache, and every row's start. Rows beyond count belong to no reply: they
+ * stand for ended ones. */
+static void prefill(Rollout *r, const RolloutRequest *request, int rows) {
   Backend *backend = r->model->parameters.backend;
   batch_clear(&r->prompts);
   memset(r->host.post, 0, elements(r) * sizeof(int32_t));
@@ -88,7 +109,14 @@ static void prefill(Rollout *r, const RolloutRequest *request) {
       r->host.cache_row[row] = row * r->max_reply - 1;
     }
   }
+  for (int row = request->posts * request->samples; row < rows; row++) {
+    r->host.slot[row] = row;
+    r->host.cache_row[row] = row * r->max_reply;
+    r->host.reply_len[row] = 1;
+    r->host.finished[row] = 1;
+  }
   batch_upload(&r->prompts);
+  backend->upload(backend, r->device_key, &request->key, sizeof request->key);
   backend->upload(backend, r->device.post, r->host.post, elements(r) * sizeof(int32_t));
   DecoderInput input = batch_input(&r->prompts);
   input.kv_cache = r->cache.post;
@@ -114,7 +142,7 @@ static void draw(Rollout *r, const RolloutRequest *request, const int32_t *index
                                      .temperature = (float)request->sampling.temperature,
                                      .top_p = (float)request->sampling.top_p,
                                      .top_k = request->sampling.top_k,
-                                     .key = request->key,
+                                     .key = r->device_key,
                                      .sample = r->device.sample,
                                      .position = r->device.index,
                                      .token = r->device.drawn,
@@ -136,22 +164,64 @@ static void draw(Rollout *r, const RolloutRequest *request, const int32_t *index
                                                     .next_index = r->device.index});
 }
 
-/* Leaves only the rows whose reply has not ended; returns how many. */
+/* Leaves the rows whose reply has not ended, and of the ended ones as many as fill the step; returns how many. */
 static Status compact(Rollout *r, int *rows) {
   Backend *backend = r->model->parameters.backend;
   RolloutArrays *h = &r->host;
   TRY(backend->download(backend, h->post, r->device.post, elements(r) * sizeof(int32_t)));
   int32_t *lists[] = {h->post,     h->slot,      h->sample,    h->last_row, h->token,
                       h->position, h->reply_len, h->cache_row, h->index};
-  int kept = 0;
+  int open = 0;
+  for (int row = 0; row < *rows; row++) open += !h->finished[h->slot[row]];
+  int wanted = step_rows(r, open), ended = wanted - open, kept = 0;
+  if (wanted == *rows) return OK;
   for (int row = 0; row < *rows; row++) {
-    if (h->finished[h->slot[row]]) continue;
+    if (h->finished[h->slot[row]] && ended-- <= 0) continue;
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) lists[i][kept] = lists[i][row];
     kept++;
   }
-  if (kept < *rows) backend->upload(backend, r->device.post, h->post, elements(r) * sizeof(int32_t));
+  backend->upload(backend, r->device.post, h->post, elements(r) * sizeof(int32_t));
   *rows = kept;
   return OK;
+}
+
+/* ---- steps ---- */
+
+/* One token of every row: row i of the residual stream is row i of the lists, so identity is 0, 1, 2, ... */
+static void issue_step(Rollout *r, const RolloutRequest *request, const int32_t *identity, int rows) {
+  DecodeRows decode = {.rows = rows,
+                       .max_post = r->max_prompt,
+                       .post_cu_seqlens = r->prompts.device.cu_seqlens,
+                       .post = r->device.post,
+                       .slot = r->device.slot,
+                       .token = r->device.token,
+                       .position = r->device.position,
+                       .reply_len = r->device.reply_len,
+                       .cache_row = r->device.cache_row};
+  decode_step(r->model, &r->activations, &r->cache, &decode);
+  draw(r, request, identity, rows);
+}
+
+static RolloutStep *recorded_step(Rollout *r, int rows) {
+  for (int i = 0; i < ROLLOUT_STEPS; i++)
+    if (r->steps[i].rows == rows) return &r->steps[i];
+  return NULL;
+}
+
+static void run_step(Rollout *r, const RolloutRequest *request, const int32_t *identity, int rows) {
+  Backend *backend = r->model->parameters.backend;
+  RolloutStep *step = backend->records ? recorded_step(r, rows) : NULL;
+  if (!step || !step->warm) {
+    issue_step(r, request, identity, rows);
+    if (step) step->warm = true;
+    return;
+  }
+  if (!step->recording) {
+    backend->record_begin(backend);
+    issue_step(r, request, identity, rows);
+    step->recording = backend->record_end(backend);
+  }
+  backend->replay(backend, step->recording);
 }
 
 static Status collect(Rollout *r, int count, Arena *arena, Reply *replies) {
@@ -171,32 +241,27 @@ static Status collect(Rollout *r, int count, Arena *arena, Reply *replies) {
   return OK;
 }
 
+static bool same_sampling(const SamplingSettings *a, const SamplingSettings *b) {
+  return a->temperature == b->temperature && a->top_p == b->top_p && a->top_k == b->top_k;
+}
+
 Status rollout_run(Rollout *r, const RolloutRequest *request, Arena *arena, Reply *replies) {
-  int count = request->posts * request->samples, rows = count;
+  Backend *backend = r->model->parameters.backend;
+  int count = request->posts * request->samples, rows = step_rows(r, count);
   if (request->posts > r->max_posts || count > r->max_rows)
     return fail(FAILED, "rollout: %d posts x %d samples do not fit the buffers; ask for fewer",
                 request->posts, request->samples);
-  prefill(r, request);
+  if (!same_sampling(&r->sampling, &request->sampling)) free_recordings(r);
+  r->sampling = request->sampling;
+  prefill(r, request, rows);
   draw(r, request, r->device.last_row, rows);
-  /* In a step row i of the stream is row i of the lists: draw from rows 0, 1, 2, ... */
   int32_t *identity = r->prompts.device.rows;
   for (int i = 0; i < rows; i++) r->host.drawn[i] = i;
-  r->model->parameters.backend->upload(r->model->parameters.backend, identity, r->host.drawn,
-                                       sizeof(int32_t) * (size_t)rows);
+  backend->upload(backend, identity, r->host.drawn, sizeof(int32_t) * (size_t)rows);
   for (int step = 1; step < r->max_reply; step++) {
     if (step % COMPACT_EVERY == 1) TRY(compact(r, &rows));
     if (rows == 0) break;
-    DecodeRows decode = {.rows = rows,
-                         .max_post = r->prompts.max_len,
-                         .post_cu_seqlens = r->prompts.device.cu_seqlens,
-                         .post = r->device.post,
-                         .slot = r->device.slot,
-                         .token = r->device.token,
-                         .position = r->device.position,
-                         .reply_len = r->device.reply_len,
-                         .cache_row = r->device.cache_row};
-    decode_step(r->model, &r->activations, &r->cache, &decode);
-    draw(r, request, identity, rows);
+    run_step(r, request, identity, rows);
   }
   return collect(r, count, arena, replies);
 }

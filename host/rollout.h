@@ -1,5 +1,7 @@
 /* Sampling replies: each post's prompt goes through the decoder once, then all samples of all posts are
- * decoded together, one token a step, until each has drawn <eos> or is full. */
+ * decoded together, one token a step, until each has drawn <eos> or is full. Replies that have ended leave the
+ * batch at times. Where the backend records, the batch has one of a few sizes, each with a recorded step; its rows
+ * beyond the open replies are ended ones, which stay as they are. */
 #ifndef POPALM_ROLLOUT_H
 #define POPALM_ROLLOUT_H
 
@@ -22,15 +24,27 @@ typedef struct RolloutArrays {                               /* int32 each, one 
   int32_t *reply;                                            /* [slots, max_reply] */
 } RolloutArrays;
 
+/* The decode step of one number of rows: run the first time, recorded the second, then replayed. */
+typedef struct RolloutStep {
+  int rows;
+  bool warm;
+  void *recording; /* or NULL */
+} RolloutStep;
+
+enum { ROLLOUT_STEPS = 6 }; /* max_rows, its half, ... */
+
 typedef struct Rollout {
   const Model *model;
-  int max_posts, max_rows, max_reply;
+  int max_posts, max_rows, max_reply, max_prompt;
   int32_t eos;
+  SamplingSettings sampling; /* that the recordings were made with */
+  RolloutStep steps[ROLLOUT_STEPS];
   Batch prompts;
   Activations activations;
   ModelRows normed;
   DecodeCache cache;
   RolloutArrays host, device;
+  RandomKey *device_key;                                        /* [1] */
   float *device_logits, *device_logprob, *device_reply_logprob; /* [rows, V], [rows], [slots, max_reply] */
 } Rollout;
 

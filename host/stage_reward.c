@@ -90,11 +90,11 @@ static Status open_model(PairTask *task) {
     DecoderConfig config;
     TRY(model_start(context->arena, experiment->model_preset, experiment->model_from, &config));
     if (!config.vocab) config.vocab = tokenizer_vocab_size(task->reward.codec.tokenizer);
-    TRY(model_create(context->arena, model, backend, &config, parts, true, experiment->seed));
+    TRY(model_create(context->arena, model, backend, &config, NULL, parts, true, experiment->seed));
   }
   int pairs = experiment->reward.pairs_per_batch, max_tokens = 2 * pairs * sequence_max(&task->reward.codec);
   TRY(activations_allocate(&task->activations, context->arena, &model->decoder.config, backend, max_tokens,
-                           true));
+                           training_activations(experiment)));
   TRY(model_rows_allocate(&task->rows, model, 2 * pairs, true));
   TRY(batch_allocate(context->arena, &task->batch, backend, max_tokens, 2 * pairs));
   size_t bytes = sizeof(float) * (size_t)pairs;
@@ -136,7 +136,7 @@ static Status fill_batch(PairTask *task, float *margin) {
   return status;
 }
 
-static Status train_batch(PairTask *task, const float *margin, double *loss, double *accuracy) {
+static Status train_batch(PairTask *task, const float *margin, double lr, double *loss, double *accuracy) {
   const RewardSettings *settings = &task->context->experiment->reward;
   Backend *backend = task->context->backend;
   Model *model = &task->reward.model;
@@ -161,6 +161,7 @@ static Status train_batch(PairTask *task, const float *margin, double *loss, dou
                                               .pairs = pairs,
                                               .hidden_size = model->decoder.config.hidden});
   model_rows_backward(model, &task->activations, &task->rows, task->batch.device.rows, 2 * pairs, &input);
+  optimizer_step(model, &settings->optimizer, lr, task->step);
   Arena scratch = {0};
   float *host = NEW(&scratch, float, 3 * pairs);
   Status status = backend->download(backend, host, task->device_reward, sizeof(float) * 2 * (size_t)pairs);
@@ -180,17 +181,15 @@ static Status reward_step(PairTask *task, double *loss) {
   Backend *backend = task->context->backend;
   Arena scratch = {0};
   float *margin = NEW(&scratch, float, settings->pairs_per_batch);
-  double accuracy;
+  double lr = learning_rate(&settings->optimizer, task->step, task->steps), accuracy;
   Status status = fill_batch(task, margin);
-  if (status == OK) status = train_batch(task, margin, loss, &accuracy);
+  if (status == OK) status = train_batch(task, margin, lr, loss, &accuracy);
   arena_free(&scratch);
   TRY(status);
   if (!isfinite(*loss))
     return fail(FAILED,
                 "reward: the loss is not a finite number at step %lld; lower reward.lr or reward.grad_clip",
                 (long long)task->step);
-  double lr = learning_rate(&settings->optimizer, task->step, task->steps);
-  optimizer_step(&task->reward.model, &settings->optimizer, lr, task->step);
   float norm;
   TRY(backend->download(backend, &norm, task->reward.model.parameters.norm, sizeof norm));
   metrics_begin(task->metrics, ++task->step);

@@ -73,8 +73,10 @@ static Status sft_open_model(Sft *sft) {
   if (experiment->model_from)
     TRY(model_load(context->arena, &sft->model, backend, experiment->model_from, (ModelParts){0}, true, 0));
   else
-    TRY(model_create(context->arena, &sft->model, backend, &config, (ModelParts){0}, true, experiment->seed));
-  TRY(activations_allocate(&sft->activations, context->arena, &config, backend, max_tokens, true));
+    TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true,
+                     experiment->seed));
+  TRY(activations_allocate(&sft->activations, context->arena, &config, backend, max_tokens,
+                           training_activations(experiment)));
   TRY(model_rows_allocate(&sft->rows, &sft->model, max_tokens, true));
   TRY(batch_allocate(context->arena, &sft->batch, backend, max_tokens, max_tokens));
   size_t bytes = (size_t)max_tokens * sizeof(float);
@@ -86,8 +88,9 @@ static Status sft_open_model(Sft *sft) {
   return OK;
 }
 
-/* Sum of the targets' negative logprobs of the batch. With backward, adds the gradients of their mean. */
-static Status sft_pass(Sft *sft, bool backward, double *sum) {
+/* The logprobs of the batch's targets, left on the device. With backward, adds the gradients of their mean.
+ */
+static void sft_pass(Sft *sft, bool backward) {
   Backend *backend = sft->context->backend;
   Batch *batch = &sft->batch;
   Parameters *parameters = &sft->model.parameters;
@@ -121,9 +124,15 @@ static Status sft_pass(Sft *sft, bool backward, double *sum) {
                                      .hidden_size = config->hidden,
                                      .vocab = config->vocab});
   }
-  TRY(backend->download(backend, sft->host, sft->device_logprob, sizeof(float) * (size_t)batch->rows));
+}
+
+/* Sum of the negative logprobs that the last pass left. */
+static Status sft_read_loss(Sft *sft, double *sum) {
+  Backend *backend = sft->context->backend;
+  int rows = sft->batch.rows;
+  TRY(backend->download(backend, sft->host, sft->device_logprob, sizeof(float) * (size_t)rows));
   *sum = 0;
-  for (int i = 0; i < batch->rows; i++) *sum -= (double)sft->host[i];
+  for (int i = 0; i < rows; i++) *sum -= (double)sft->host[i];
   return OK;
 }
 
@@ -137,7 +146,8 @@ static Status sft_dev_loss(Sft *sft, double *loss) {
     for (; i < count && batch_fits(&sft->batch, sft->dev_examples.length[i]); i++)
       TRY(examples_add(&sft->dev_examples, i, &sft->batch));
     double part;
-    TRY(sft_pass(sft, false, &part));
+    sft_pass(sft, false);
+    TRY(sft_read_loss(sft, &part));
     sum += part;
     targets += sft->batch.rows;
   }
@@ -149,15 +159,15 @@ static Status sft_step(Sft *sft, double *loss) {
   const SftSettings *settings = &sft->context->experiment->sft;
   Backend *backend = sft->context->backend;
   TRY(examples_fill(&sft->examples, &sft->batch, &sft->at, sft->total));
-  double sum;
-  TRY(sft_pass(sft, true, &sum));
+  sft_pass(sft, true);
+  double lr = learning_rate(&settings->optimizer, sft->step, sft->steps), sum;
+  optimizer_step(&sft->model, &settings->optimizer, lr, sft->step);
+  TRY(sft_read_loss(sft, &sum)); /* the step's only wait for the device */
   *loss = sum / sft->batch.rows;
   sft->tokens = sft->batch.tokens;
   if (!isfinite(*loss))
     return fail(FAILED, "sft: the loss is not a finite number at step %lld; lower sft.lr or sft.grad_clip",
                 (long long)sft->step);
-  double lr = learning_rate(&settings->optimizer, sft->step, sft->steps);
-  optimizer_step(&sft->model, &settings->optimizer, lr, sft->step);
   float norm;
   TRY(backend->download(backend, &norm, sft->model.parameters.norm, sizeof norm));
   metrics_begin(sft->metrics, sft->step + 1);

@@ -5,6 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 
+ActivationsUse training_activations(const Experiment *experiment) {
+  return experiment->recompute ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT;
+}
+
 double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t steps) {
   double warmup = floor(settings->warmup * (double)steps);
   if ((double)step < warmup) return settings->lr * ((double)step + 1) / warmup;
@@ -63,7 +67,7 @@ static Checkpoint model_view(Arena *arena, const Checkpoint *checkpoint, int ind
 static Status load_models(Arena *arena, const Checkpoint *checkpoint, Model *const *models, int count) {
   for (int i = 0; i < count; i++) {
     Checkpoint view = model_view(arena, checkpoint, i);
-    TRY(parameters_load(&models[i]->parameters, &view, NULL));
+    TRY(parameters_load(&models[i]->parameters, &view, false, NULL));
     TRY(parameters_load_optimizer(&models[i]->parameters, &view));
   }
   return OK;

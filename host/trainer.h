@@ -7,6 +7,9 @@
 #include "metrics.h"
 #include "models/model.h"
 
+/* How the activations of a training stage are held. */
+ActivationsUse training_activations(const Experiment *experiment);
+
 /* Learning rate of step (from 0) of steps: linear warm-up over warmup * steps, then the schedule (cosine and
  * linear end at 0). */
 double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t steps);

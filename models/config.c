@@ -39,6 +39,8 @@ static const Field fields[] = {
 };
 enum { FIELD_COUNT = sizeof fields / sizeof *fields };
 
+const char *const lora_target_names[LORA_TARGETS] = {"qkv", "q", "k", "v", "proj", "gate", "up", "down"};
+
 static Status parse_name(const Json *json, const cJSON *object, const Field *field, int *out) {
   const char *name;
   TRY(json_get_string(json, object, field->key, &name));
@@ -79,6 +81,32 @@ Status decoder_config_check(const char *path, const DecoderConfig *c) {
     return fail(INVALID, "%s: head_dim %d; use a multiple of 8 up to 256", path, c->head_dim);
   if (c->hidden % 8 || c->mlp % 8)
     return fail(INVALID, "%s: hidden %d and mlp %d must be multiples of 8", path, c->hidden, c->mlp);
+  if (c->lora.target[LORA_GATE] && c->activation != ACTIVATION_SWIGLU)
+    return fail(INVALID, "%s: an adapter of \"gate\", but the activation is gelu; use \"up\"", path);
+  return OK;
+}
+
+/* "lora": {"rank": 8, "alpha": 16, "targets": ["q", "v"]}, which may be missing */
+static Status parse_lora(const Json *json, const cJSON *object, LoraConfig *out) {
+  const cJSON *lora = cJSON_GetObjectItemCaseSensitive(object, "lora");
+  if (!lora) return OK;
+  int64_t rank;
+  double alpha;
+  TRY(json_get_int(json, lora, "rank", &rank));
+  TRY(json_get_number(json, lora, "alpha", &alpha));
+  if (rank < 1 || rank > 4096)
+    return fail(INVALID, "%s: lora.rank is %lld; use 1 to 4096", json->path, (long long)rank);
+  *out = (LoraConfig){.rank = (int)rank, .alpha = (float)alpha};
+  const cJSON *name;
+  cJSON_ArrayForEach(name, cJSON_GetObjectItemCaseSensitive(lora, "targets")) {
+    int i = 0;
+    while (i < LORA_TARGETS && (!cJSON_IsString(name) || strcmp(name->valuestring, lora_target_names[i])))
+      i++;
+    if (i == LORA_TARGETS)
+      return fail(INVALID, "%s: lora.targets has an unknown name; use qkv, q, k, v, proj, gate, up or down",
+                  json->path);
+    out->target[i] = true;
+  }
   return OK;
 }
 
@@ -88,7 +116,7 @@ Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig
   for (int i = 0; i < FIELD_COUNT; i++) known[i] = fields[i].key;
   const cJSON *item;
   cJSON_ArrayForEach(item, object) {
-    bool found = false;
+    bool found = strcmp(item->string, "lora") == 0;
     for (int i = 0; i < FIELD_COUNT; i++) found = found || strcmp(known[i], item->string) == 0;
     const char *near = nearest_name(item->string, known, FIELD_COUNT);
     if (!found)
@@ -101,6 +129,7 @@ Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig
     if (defaulted && !cJSON_GetObjectItemCaseSensitive(object, fields[i].key)) continue;
     TRY(parse_field(json, object, &fields[i], (char *)out + fields[i].offset));
   }
+  TRY(parse_lora(json, object, &out->lora));
   return decoder_config_check(json->path, out);
 }
 
@@ -115,6 +144,13 @@ cJSON *decoder_config_json(const DecoderConfig *config) {
     if (field->type == FIELD_NAME)
       cJSON_AddStringToObject(object, field->key, field->names[*(const int *)at]);
   }
+  if (config->lora.rank == 0) return object;
+  cJSON *lora = cJSON_AddObjectToObject(object, "lora");
+  cJSON_AddNumberToObject(lora, "rank", config->lora.rank);
+  cJSON_AddNumberToObject(lora, "alpha", (double)config->lora.alpha);
+  cJSON *targets = cJSON_AddArrayToObject(lora, "targets");
+  for (int i = 0; i < LORA_TARGETS; i++)
+    if (config->lora.target[i]) cJSON_AddItemToArray(targets, cJSON_CreateString(lora_target_names[i]));
   return object;
 }
 

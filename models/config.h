@@ -6,6 +6,28 @@
 #include "base/arena.h"
 #include "base/json.h"
 
+/* Low-rank adapters (LoRA, Hu et al. 2021): y += alpha / rank (x At) Bt for the named parts of the decoder's
+ * products, whose own weights are frozen. */
+typedef enum LoraTarget {
+  LORA_QKV,
+  LORA_Q,
+  LORA_K,
+  LORA_V,
+  LORA_PROJ,
+  LORA_GATE,
+  LORA_UP,
+  LORA_DOWN,
+  LORA_TARGETS
+} LoraTarget;
+
+extern const char *const lora_target_names[LORA_TARGETS];
+
+typedef struct LoraConfig {
+  int rank; /* 0: no adapter */
+  float alpha;
+  bool target[LORA_TARGETS];
+} LoraConfig;
+
 typedef struct DecoderConfig {
   int vocab, hidden, layers, heads, kv_heads, head_dim;
   int mlp;           /* F, width of the MLP */
@@ -19,6 +41,7 @@ typedef struct DecoderConfig {
   bool qkv_bias; /* of the query, key and value projection */
   bool qk_norm;  /* RMS norm of every query and key head before rope */
   bool tied;     /* the vocabulary layer is the token table */
+  LoraConfig lora;
 } DecoderConfig;
 
 /* Finds and reads models/presets/<preset>.json beside the program, or the path that preset is. vocab stays 0:

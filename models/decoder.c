@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "models/adapter.h"
+
 #define WEIGHT(index) parameters_weight(decoder->parameters, index)
 #define GRAD(index) parameters_grad(decoder->parameters, index)
 
@@ -33,6 +35,7 @@ void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Par
   bool norm_bias = c->bias && c->norm == NORM_LAYER;
   Declaration d = {parameters, arena, -1};
   *decoder = (Decoder){.config = *c, .parameters = parameters, .layer = NEW(arena, DecoderLayer, c->layers)};
+  parameters->declare_frozen = c->lora.rank > 0;
   decoder->token_table = declare(&d, true, "embedding.weight", c->vocab, H, INIT_NORMAL, std);
   decoder->position_table = declare(&d, !c->rope, "positions.weight", c->max_positions, H, INIT_NORMAL, std);
   for (d.layer = 0; d.layer < c->layers; d.layer++) {
@@ -57,6 +60,8 @@ void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Par
   decoder->final_bias = declare(&d, norm_bias, "final_norm.bias", H, 0, INIT_ZEROS, 0);
   decoder->vocab_weight =
       c->tied ? decoder->token_table : declare(&d, true, "vocab.weight", c->vocab, H, INIT_NORMAL, std);
+  parameters->declare_frozen = false;
+  for (int i = 0; i < c->layers; i++) adapter_declare(decoder, arena, i);
 }
 
 /* ---- activations ---- */
@@ -82,6 +87,8 @@ static LayerActivations carve_layer(Carver *carver, const DecoderConfig *c, size
                           .y2 = carve(carver, n, c->hidden, element),
                           .u = carve(carver, n, up_width(c), element),
                           .g = carve(carver, n, c->mlp, element)};
+  for (int t = 0; t < LORA_TARGETS; t++)
+    if (c->lora.rank && c->lora.target[t]) out.low[t] = carve(carver, n, c->lora.rank, element);
   if (!training) return out;
   out.lse = carve(carver, n, c->heads, sizeof(float));
   out.rstd1 = carve(carver, n, 1, sizeof(float));
@@ -98,34 +105,38 @@ static LayerActivations carve_layer(Carver *carver, const DecoderConfig *c, size
 
 static void carve_all(Carver *carver, const DecoderConfig *c, size_t element, Activations *out) {
   size_t n = (size_t)out->max_tokens;
+  bool training = out->use != ACTIVATIONS_INFERENCE;
+  LayerActivations first = {0};
   for (int l = 0; l < c->layers; l++) {
-    bool shared = !out->training && l > 0;
-    LayerActivations layer =
-        shared ? (LayerActivations){0} : carve_layer(carver, c, element, n, out->training);
-    if (out->layer) out->layer[l] = shared ? out->layer[0] : layer;
+    LayerActivations layer = first;
+    if (l == 0 || out->use == ACTIVATIONS_KEPT) layer = carve_layer(carver, c, element, n, training);
+    if (l == 0) first = layer;
+    if (l > 0 && out->use == ACTIVATIONS_RECOMPUTED) layer.x1 = carve(carver, n, c->hidden, element);
+    if (out->layer) out->layer[l] = layer;
   }
   out->branch = carve(carver, n, c->hidden, element);
-  if (!out->training) return;
+  if (!training) return;
   out->dstream = carve(carver, n, c->hidden, element);
   out->dy = carve(carver, n, c->hidden, element);
   out->datt = carve(carver, n, query_width(c), element);
   out->dqkv = carve(carver, n, qkv_width(c), element);
   out->du = carve(carver, n, up_width(c), element);
   out->dg = carve(carver, n, c->mlp, element);
+  if (c->lora.rank) out->dlow = carve(carver, n, c->lora.rank, element);
 }
 
-size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, bool training) {
+size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, ActivationsUse use) {
   Carver carver = {0};
-  Activations measured = {.max_tokens = max_tokens, .training = training};
+  Activations measured = {.max_tokens = max_tokens, .use = use};
   carve_all(&carver, config, dtype_bytes(storage), &measured);
   return carver.at;
 }
 
 Status activations_allocate(Activations *activations, Arena *arena, const DecoderConfig *config,
-                            Backend *backend, int max_tokens, bool training) {
+                            Backend *backend, int max_tokens, ActivationsUse use) {
   *activations = (Activations){
-      .max_tokens = max_tokens, .training = training, .layer = NEW(arena, LayerActivations, config->layers)};
-  activations->bytes = activations_bytes(config, backend->storage, max_tokens, training);
+      .max_tokens = max_tokens, .use = use, .layer = NEW(arena, LayerActivations, config->layers)};
+  activations->bytes = activations_bytes(config, backend->storage, max_tokens, use);
   TRY(backend->alloc(backend, activations->bytes, "activations (fewer tokens per batch need less)",
                      &activations->memory));
   Carver carver = {activations->memory, 0};
@@ -201,6 +212,7 @@ void decoder_before_attention(const Decoder *decoder, int index, const LayerActi
                                  .hidden = c->hidden,
                                  .epsilon = c->norm_epsilon});
   linear(decoder, a->y1, l->qkv, l->qkv_bias, a->qkv, rows, c->hidden, qkv_width(c));
+  adapter_forward(decoder, index, PRODUCT_QKV, a, a->y1, a->qkv, rows);
   qk_norm(decoder, index, a, rows);
   rope(decoder, a->qkv, positions, rows, false);
 }
@@ -211,6 +223,7 @@ void decoder_after_attention(const Decoder *decoder, int index, const LayerActiv
   const DecoderConfig *c = &decoder->config;
   const DecoderLayer *l = &decoder->layer[index];
   linear(decoder, a->attended, l->proj, l->proj_bias, branch, rows, query_width(c), c->hidden);
+  adapter_forward(decoder, index, PRODUCT_PROJ, a, a->attended, branch, rows);
   backend->norm(backend, &(Norm){.kind = c->norm,
                                  .x = a->x1,
                                  .residual = branch,
@@ -224,9 +237,23 @@ void decoder_after_attention(const Decoder *decoder, int index, const LayerActiv
                                  .hidden = c->hidden,
                                  .epsilon = c->norm_epsilon});
   linear(decoder, a->y2, l->up, l->up_bias, a->u, rows, c->hidden, up_width(c));
+  adapter_forward(decoder, index, PRODUCT_UP, a, a->y2, a->u, rows);
   backend->activation(
       backend, &(Activation){.kind = c->activation, .x = a->u, .y = a->g, .rows = rows, .width = c->mlp});
   linear(decoder, a->g, l->down, l->down_bias, branch, rows, c->mlp, c->hidden);
+  adapter_forward(decoder, index, PRODUCT_DOWN, a, a->g, branch, rows);
+}
+
+static void attention(const Decoder *decoder, const LayerActivations *a, const Sequences *sequences) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  backend->attention(backend, &(Attention){.sequences = *sequences,
+                                           .qkv = a->qkv,
+                                           .out = a->attended,
+                                           .lse = a->lse,
+                                           .heads = c->heads,
+                                           .kv_heads = c->kv_heads,
+                                           .head_dim = c->head_dim});
 }
 
 void decoder_forward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
@@ -253,13 +280,7 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
                                             .heads = c->heads,
                                             .kv_heads = c->kv_heads,
                                             .head_dim = c->head_dim});
-    backend->attention(backend, &(Attention){.sequences = input->sequences,
-                                             .qkv = a->qkv,
-                                             .out = a->attended,
-                                             .lse = a->lse,
-                                             .heads = c->heads,
-                                             .kv_heads = c->kv_heads,
-                                             .head_dim = c->head_dim});
+    attention(decoder, a, &input->sequences);
     decoder_after_attention(decoder, i, a, activations->branch, rows);
   }
 }
@@ -324,6 +345,8 @@ static void backward_mlp(const Decoder *decoder, Activations *activations, int i
   const LayerActivations *a = &activations->layer[index];
   linear_backward(decoder, a->g, l->down, l->down_bias, activations->dstream, activations->dg, rows, c->mlp,
                   c->hidden);
+  adapter_backward(decoder, index, PRODUCT_DOWN, a, a->g, activations->dstream, activations->dg,
+                   activations->dlow, rows);
   backend->activation_backward(backend, &(ActivationBackward){.kind = c->activation,
                                                               .x = a->u,
                                                               .dy = activations->dg,
@@ -332,6 +355,8 @@ static void backward_mlp(const Decoder *decoder, Activations *activations, int i
                                                               .width = c->mlp});
   linear_backward(decoder, a->y2, l->up, l->up_bias, activations->du, activations->dy, rows, c->hidden,
                   up_width(c));
+  adapter_backward(decoder, index, PRODUCT_UP, a, a->y2, activations->du, activations->dy, activations->dlow,
+                   rows);
   norm_backward(decoder, activations, a->x2, a->mean2, a->rstd2, l->norm2_gain, l->norm2_bias, rows);
 }
 
@@ -344,6 +369,8 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
   int rows = input->sequences.tokens;
   linear_backward(decoder, a->attended, l->proj, l->proj_bias, activations->dstream, activations->datt, rows,
                   query_width(c), c->hidden);
+  adapter_backward(decoder, index, PRODUCT_PROJ, a, a->attended, activations->dstream, activations->datt,
+                   activations->dlow, rows);
   backend->attention_backward(backend, &(AttentionBackward){.sequences = input->sequences,
                                                             .qkv = a->qkv,
                                                             .out = a->attended,
@@ -357,7 +384,19 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
   qk_norm_backward(decoder, index, a, activations->dqkv, rows);
   linear_backward(decoder, a->y1, l->qkv, l->qkv_bias, activations->dqkv, activations->dy, rows, c->hidden,
                   qkv_width(c));
+  adapter_backward(decoder, index, PRODUCT_QKV, a, a->y1, activations->dqkv, activations->dy,
+                   activations->dlow, rows);
   norm_backward(decoder, activations, a->x1, a->mean1, a->rstd1, l->norm1_gain, l->norm1_bias, rows);
+}
+
+/* A layer's activations from the input that was kept of it. */
+static void forward_again(const Decoder *decoder, Activations *activations, int index,
+                          const DecoderInput *input) {
+  const LayerActivations *a = &activations->layer[index];
+  int rows = input->sequences.tokens;
+  decoder_before_attention(decoder, index, a, a->x1, NULL, input->positions, rows);
+  attention(decoder, a, &input->sequences);
+  decoder_after_attention(decoder, index, a, activations->branch, rows);
 }
 
 void decoder_backward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
@@ -365,6 +404,8 @@ void decoder_backward(const Decoder *decoder, Activations *activations, const De
   const DecoderConfig *c = &decoder->config;
   int rows = input->sequences.tokens;
   for (int i = c->layers - 1; i >= 0; i--) {
+    if (activations->use == ACTIVATIONS_RECOMPUTED && i < c->layers - 1)
+      forward_again(decoder, activations, i, input);
     backward_mlp(decoder, activations, i, rows);
     backward_attention(decoder, activations, i, input);
   }

@@ -14,8 +14,9 @@ typedef struct DecoderLayer {
   int q_norm, k_norm;         /* [d] */
   int proj, proj_bias;        /* [H, Hq d] */
   int norm2_gain, norm2_bias;
-  int up, up_bias;     /* [F, H], or [2F, H] (gate above up) for SwiGLU */
-  int down, down_bias; /* [H, F] */
+  int up, up_bias;                                /* [F, H], or [2F, H] (gate above up) for SwiGLU */
+  int down, down_bias;                            /* [H, F] */
+  int lora_a[LORA_TARGETS], lora_b[LORA_TARGETS]; /* [rank, in], [part of out, rank] */
 } DecoderLayer;
 
 typedef struct Decoder {
@@ -37,19 +38,30 @@ typedef struct DecoderInput {
 typedef struct LayerActivations {
   void *x1, *y1, *qkv, *attended, *x2, *y2, *u,
       *g;                                     /* [N, H | H | (Hq + 2 Hkv) d | Hq d | H | H | F or 2F | F] */
+  void *low[LORA_TARGETS];                    /* [N, rank] x At; NULL where there is no adapter */
   float *lse, *mean1, *rstd1, *mean2, *rstd2; /* [Hq, N], [N] ...; NULL without training */
   void *qk;       /* [N, (Hq + Hkv) d] query and key heads before their norm; NULL without it or training */
   float *qk_rstd; /* [N, Hq + Hkv] */
 } LayerActivations;
 
-/* Buffers of one forward and backward pass over at most max_tokens tokens. Without training all layers
- * share one set and there are no gradients. */
+/* What the buffers are for. To be recomputed: the forward pass keeps only each layer's input, and the
+ * backward pass runs a layer's forward pass once more before its own: a third more operations, and one set of
+ * buffers for all layers (Chen et al. 2016). The gradients are the same bits. */
+typedef enum ActivationsUse {
+  ACTIVATIONS_INFERENCE,
+  ACTIVATIONS_KEPT,
+  ACTIVATIONS_RECOMPUTED
+} ActivationsUse;
+
+/* Buffers of one forward and backward pass over at most max_tokens tokens. For inference all layers share one
+ * set and there are no gradients. */
 typedef struct Activations {
   int max_tokens;
-  bool training;
+  ActivationsUse use;
   LayerActivations *layer;
   void *branch;                               /* [N, H] what the last layer adds to its x2 */
   void *dstream, *dy, *datt, *dqkv, *du, *dg; /* gradients */
+  void *dlow;                                 /* [N, rank] */
   void *memory;                               /* all of the above */
   size_t bytes;
 } Activations;
@@ -57,9 +69,9 @@ typedef struct Activations {
 /* Declares the decoder's tensors in parameters. */
 void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *config, Parameters *parameters);
 
-size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, bool training);
+size_t activations_bytes(const DecoderConfig *config, DType storage, int max_tokens, ActivationsUse use);
 Status activations_allocate(Activations *activations, Arena *arena, const DecoderConfig *config,
-                            Backend *backend, int max_tokens, bool training) CHECKED;
+                            Backend *backend, int max_tokens, ActivationsUse use) CHECKED;
 void activations_free(Activations *activations, Backend *backend);
 
 /* Afterwards the residual stream is layer[last].x2 + branch. */

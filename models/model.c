@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "models/adapter.h"
 #include "safetensors.h"
 
 enum { MODEL_FORMAT = 1 };
@@ -21,10 +22,30 @@ static void declare(Arena *arena, Model *model, const DecoderConfig *config, Mod
   }
 }
 
+/* The frozen tensors, from the model in folder base. */
+static Status load_base(Arena *arena, Model *model, const char *base) {
+  if (!base)
+    return fail(INVALID, "a model with an adapter needs a base model; name its folder in model.from");
+  model->base = arena_strdup(arena, base);
+  if (model->parameters.borrowed) return OK;
+  Checkpoint checkpoint;
+  TRY(checkpoint_open(arena, path_join(arena, base, "model.safetensors"), &checkpoint));
+  Status status = parameters_load(&model->parameters, &checkpoint, true, NULL);
+  checkpoint_close(&checkpoint);
+  return status;
+}
+
+static Status allocate(Arena *arena, Model *model, Backend *backend, const char *base, ModelParts parts,
+                       bool trainable) {
+  const Parameters *lender = parts.frozen_from ? &parts.frozen_from->parameters : NULL;
+  TRY(parameters_allocate(&model->parameters, backend, trainable, lender));
+  return model->decoder.config.lora.rank ? load_base(arena, model, base) : OK;
+}
+
 Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
-                    ModelParts parts, bool trainable, uint64_t seed) {
+                    const char *base, ModelParts parts, bool trainable, uint64_t seed) {
   declare(arena, model, config, parts);
-  TRY(parameters_allocate(&model->parameters, backend, trainable));
+  TRY(allocate(arena, model, backend, base, parts, trainable));
   return parameters_init(&model->parameters, "", seed);
 }
 
@@ -67,11 +88,12 @@ static Status create_from(Arena *arena, Model *model, Backend *backend, const Ch
                           ModelParts parts, bool trainable, uint64_t seed) {
   DecoderConfig config;
   TRY(model_meta_parse(checkpoint->path, checkpoint->meta, &config));
+  const char *base = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(checkpoint->meta, "base"));
   const char *head = parts.value_head ? "value_head." : "reward_head.";
   declare(arena, model, &config, parts);
-  TRY(parameters_allocate(&model->parameters, backend, trainable));
+  TRY(allocate(arena, model, backend, base, parts, trainable));
   TRY(parameters_init(&model->parameters, head, seed)); /* the only tensors that the file may lack */
-  return parameters_load(&model->parameters, checkpoint, head);
+  return parameters_load(&model->parameters, checkpoint, false, head);
 }
 
 Status model_load(Arena *arena, Model *model, Backend *backend, const char *folder, ModelParts parts,
@@ -83,15 +105,36 @@ Status model_load(Arena *arena, Model *model, Backend *backend, const char *fold
   return status;
 }
 
+static Status write_model(Arena *arena, const DecoderConfig *config, const char *base, const char *folder,
+                          const HostTensor *tensors, int count) {
+  cJSON *meta = model_meta(config);
+  if (base) cJSON_AddStringToObject(meta, "base", base);
+  Status status =
+      checkpoint_write(path_join(arena, folder, "model.safetensors"), tensors, count, meta, false);
+  cJSON_Delete(meta);
+  return status;
+}
+
 Status model_save(const Model *model, const char *folder) {
   Arena arena = {0};
   HostTensor *tensors;
   int count;
   Status status = parameters_download(&model->parameters, &arena, false, &tensors, &count);
+  if (status == OK) status = write_model(&arena, &model->decoder.config, model->base, folder, tensors, count);
+  arena_free(&arena);
+  return status;
+}
+
+Status model_save_merged(const Model *model, const char *folder) {
+  Arena arena = {0};
+  HostTensor *tensors;
+  int count;
+  Status status = parameters_download_all(&model->parameters, &arena, &tensors, &count);
   if (status == OK) {
-    cJSON *meta = model_meta(&model->decoder.config);
-    status = checkpoint_write(path_join(&arena, folder, "model.safetensors"), tensors, count, meta, false);
-    cJSON_Delete(meta);
+    DecoderConfig config = model->decoder.config;
+    count = adapter_merge(&model->decoder, &arena, tensors, count);
+    config.lora = (LoraConfig){0};
+    status = write_model(&arena, &config, NULL, folder, tensors, count);
   }
   arena_free(&arena);
   return status;

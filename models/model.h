@@ -5,21 +5,27 @@
 
 #include "models/decoder.h"
 
+typedef struct Model Model;
+
 typedef struct ModelParts {
   bool reward_head, value_head;
+  const Model *frozen_from; /* whose frozen weights are used in place (it must live longer), or NULL */
 } ModelParts;
 
-typedef struct Model {
+struct Model {
   Parameters parameters;
   Decoder decoder;
   int reward_weight, reward_bias; /* [H], [1]; -1: no such head */
   int value_weight, value_bias;
-} Model;
+  const char *base; /* folder of the model that the frozen weights are from, or NULL: nothing is frozen */
+};
 
-/* A model with random weights. config->vocab must be set. */
+/* A model with random weights; with an adapter (config->lora) the frozen ones are of the model in folder
+ * base, which else is NULL. config->vocab must be set. */
 Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
-                    ModelParts parts, bool trainable, uint64_t seed) CHECKED;
-/* From a folder written by model_save; heads that the file has not are random. */
+                    const char *base, ModelParts parts, bool trainable, uint64_t seed) CHECKED;
+/* From a folder written by model_save; heads that the file has not are random. An adapter's file names the
+ * folder of its base. */
 Status model_load(Arena *arena, Model *model, Backend *backend, const char *folder, ModelParts parts,
                   bool trainable, uint64_t seed) CHECKED;
 /* The description of the model in a folder, without its weights. */
@@ -31,8 +37,10 @@ Status model_start(Arena *arena, const char *preset, const char *from, DecoderCo
 cJSON *model_meta(const DecoderConfig *config);
 /* The description in such metadata; path is for messages. */
 Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) CHECKED;
-/* Writes folder/model.safetensors. */
+/* Writes folder/model.safetensors; of a model with an adapter only what was trained. */
 Status model_save(const Model *model, const char *folder) CHECKED;
+/* The same with the adapter merged into the base weights. */
+Status model_save_merged(const Model *model, const char *folder) CHECKED;
 void model_free(Model *model);
 
 /* The rows that have a loss or a score: the residual stream gathered at them, then the final norm. The

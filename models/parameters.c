@@ -16,7 +16,8 @@ int parameters_add(Parameters *parameters, Arena *arena, const char *name, int r
                                                     .shape = {rows, cols},
                                                     .count = (size_t)rows * (size_t)(cols ? cols : 1),
                                                     .init = init,
-                                                    .init_std = std};
+                                                    .init_std = std,
+                                                    .frozen = parameters->declare_frozen};
   return parameters->count++;
 }
 
@@ -24,25 +25,28 @@ static size_t padded(size_t count) {
   return (count + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
 }
 
-static void lay_out(Parameters *parameters) {
+/* Gives the frozen tensors, or the others, their offsets: matrices first. Returns the elements, and those of
+ * the matrices. */
+static size_t lay_out(Parameters *parameters, bool frozen, size_t *matrices) {
   size_t at = 0;
   for (int rank = 2; rank >= 1; rank--) {
     for (int i = 0; i < parameters->count; i++) {
       Parameter *parameter = &parameters->list[i];
-      if (parameter->rank != rank) continue;
+      if (parameter->rank != rank || parameter->frozen != frozen) continue;
       parameter->offset = at;
       at += padded(parameter->count);
     }
-    if (rank == 2) parameters->decay_total = at;
+    if (rank == 2) *matrices = at;
   }
-  parameters->total = at;
+  return at;
 }
 
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
-  size_t total = 0, each = dtype_bytes(storage);
-  for (int i = 0; i < parameters->count; i++) total += padded(parameters->list[i].count);
-  if (trainable) each += dtype_bytes(storage) + 2 * sizeof(float) + (storage == F32 ? 0 : sizeof(float));
-  return total * each;
+  size_t frozen = 0, total = 0, element = dtype_bytes(storage), each = element;
+  for (int i = 0; i < parameters->count; i++)
+    *(parameters->list[i].frozen ? &frozen : &total) += padded(parameters->list[i].count);
+  if (trainable) each += element + 2 * sizeof(float) + (storage == F32 ? 0 : sizeof(float));
+  return total * each + frozen * element;
 }
 
 size_t parameters_elements(const Parameters *parameters) {
@@ -51,10 +55,29 @@ size_t parameters_elements(const Parameters *parameters) {
   return total;
 }
 
-Status parameters_allocate(Parameters *parameters, Backend *backend, bool trainable) {
-  lay_out(parameters);
+static Status allocate_frozen(Parameters *parameters, const Parameters *lender) {
+  size_t matrices, bytes;
+  parameters->frozen_total = lay_out(parameters, true, &matrices);
+  parameters->borrowed = lender != NULL;
+  if (lender) {
+    if (lender->frozen_total != parameters->frozen_total)
+      return fail(FAILED, "models that share a frozen base differ in it; load each with a base of its own");
+    parameters->frozen = lender->frozen;
+    return OK;
+  }
+  bytes = parameters->frozen_total * dtype_bytes(parameters->backend->storage);
+  if (bytes == 0) return OK;
+  TRY(parameters->backend->alloc(parameters->backend, bytes, "frozen weights", &parameters->frozen));
+  parameters->backend->zero(parameters->backend, parameters->frozen, bytes);
+  return OK;
+}
+
+Status parameters_allocate(Parameters *parameters, Backend *backend, bool trainable,
+                           const Parameters *lender) {
   parameters->backend = backend;
   parameters->trainable = trainable;
+  TRY(allocate_frozen(parameters, lender));
+  parameters->total = lay_out(parameters, false, &parameters->decay_total);
   size_t element = dtype_bytes(backend->storage), total = parameters->total;
   TRY(backend->alloc(backend, total * element, "model weights", &parameters->weights));
   backend->zero(backend, parameters->weights, total * element);
@@ -78,8 +101,13 @@ void parameters_free(Parameters *parameters) {
   Backend *backend = parameters->backend;
   if (!backend) return;
   bool own_master = (void *)parameters->master != parameters->weights;
-  void *memory[] = {parameters->weights, parameters->grads, parameters->m,
-                    parameters->v,       parameters->norm,  own_master ? parameters->master : NULL};
+  void *memory[] = {parameters->borrowed ? NULL : parameters->frozen,
+                    parameters->weights,
+                    parameters->grads,
+                    parameters->m,
+                    parameters->v,
+                    parameters->norm,
+                    own_master ? parameters->master : NULL};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
     if (memory[i]) backend->free(backend, memory[i]);
   *parameters =
@@ -87,15 +115,17 @@ void parameters_free(Parameters *parameters) {
 }
 
 static void *address(const Parameters *parameters, void *base, int index) {
-  if (index < 0) return NULL;
   return (char *)base + parameters->list[index].offset * dtype_bytes(parameters->backend->storage);
 }
 
 void *parameters_weight(const Parameters *parameters, int index) {
-  return address(parameters, parameters->weights, index);
+  if (index < 0) return NULL;
+  bool frozen = parameters->list[index].frozen;
+  return address(parameters, frozen ? parameters->frozen : parameters->weights, index);
 }
 
 void *parameters_grad(const Parameters *parameters, int index) {
+  if (index < 0 || parameters->list[index].frozen) return NULL;
   return address(parameters, parameters->grads, index);
 }
 
@@ -108,20 +138,24 @@ void parameters_zero_grads(Parameters *parameters) {
 static Status put(Parameters *parameters, const Parameter *parameter, const void *values, DType type) {
   Backend *backend = parameters->backend;
   size_t bytes = parameter->count * dtype_bytes(type);
-  char *weights = (char *)parameters->weights + parameter->offset * dtype_bytes(backend->storage);
-  if (parameters->master && type == F32) {
+  void *weights = parameters_weight(parameters, (int)(parameter - parameters->list));
+  bool has_master = parameters->master && !parameter->frozen;
+  if (backend->storage == type) {
+    backend->upload(backend, weights, values, bytes);
+    if (has_master && type != F32) /* else weights and master are one */
+      backend->convert(backend, parameters->master + parameter->offset, F32, weights, type, parameter->count);
+    return OK;
+  }
+  if (has_master && type == F32) {
     float *master = parameters->master + parameter->offset;
     backend->upload(backend, master, values, bytes);
-    if (backend->storage != F32)
-      backend->convert(backend, weights, backend->storage, master, F32, parameter->count);
+    backend->convert(backend, weights, backend->storage, master, F32, parameter->count);
     return OK;
   }
   void *staging;
   TRY(backend->alloc(backend, bytes, "staging of weights", &staging));
   backend->upload(backend, staging, values, bytes);
   backend->convert(backend, weights, backend->storage, staging, type, parameter->count);
-  if (parameters->master && backend->storage != F32)
-    backend->convert(backend, parameters->master + parameter->offset, F32, staging, type, parameter->count);
   Status status = backend->synchronize(backend);
   backend->free(backend, staging);
   return status;
@@ -133,6 +167,7 @@ Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed
   for (int i = 0; i < parameters->count && status == OK; i++) {
     const Parameter *parameter = &parameters->list[i];
     if (strncmp(parameter->name, prefix, strlen(prefix)) != 0) continue;
+    if (parameter->frozen) continue;
     ArenaMark mark = arena_mark(&arena);
     float *values = NEW(&arena, float, parameter->count);
     RandomKey key = {seed, RANDOM_INIT, (uint32_t)i};
@@ -162,9 +197,11 @@ static Status check_shape(const Checkpoint *checkpoint, const HostTensor *tensor
               (long long)(parameter->rank == 2 ? parameter->shape[1] : 1));
 }
 
-Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, const char *optional_prefix) {
+Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, bool frozen,
+                       const char *optional_prefix) {
   for (int i = 0; i < parameters->count; i++) {
     const Parameter *parameter = &parameters->list[i];
+    if (parameter->frozen != frozen) continue;
     const HostTensor *tensor = checkpoint_tensor(checkpoint, parameter->name);
     if (!tensor) {
       bool optional =
@@ -185,7 +222,7 @@ static Status load_moments(Parameters *parameters, const Checkpoint *checkpoint,
   float *const moments[] = {NULL, parameters->m, parameters->v};
   for (int i = 0; i < parameters->count; i++) {
     const Parameter *parameter = &parameters->list[i];
-    for (int k = 1; k <= 2; k++) {
+    for (int k = 1; k <= 2 && !parameter->frozen; k++) {
       const char *name = arena_print(scratch, "%s%s", moment_prefix[k], parameter->name);
       const HostTensor *tensor = checkpoint_tensor(checkpoint, name);
       if (!tensor)
@@ -206,34 +243,59 @@ Status parameters_load_optimizer(Parameters *parameters, const Checkpoint *check
   return status;
 }
 
+/* Adds host tensors of the frozen parameters, or of the others, whose fp32 values stand in values. */
+static void list_tensors(const Parameters *parameters, Arena *arena, bool frozen, const char *prefix,
+                         const float *values, HostTensor *tensors, int *count) {
+  for (int i = 0; i < parameters->count; i++) {
+    const Parameter *parameter = &parameters->list[i];
+    if (parameter->frozen != frozen) continue;
+    tensors[(*count)++] = (HostTensor){.name = arena_print(arena, "%s%s", prefix, parameter->name),
+                                       .type = F32,
+                                       .rank = parameter->rank,
+                                       .shape = {parameter->shape[0], parameter->shape[1]},
+                                       .data = values + parameter->offset};
+  }
+}
+
+/* count weights of the storage type as fp32, through a copy on the device where the types differ. */
+static Status download_weights(const Parameters *parameters, float *host, const void *weights, size_t count) {
+  Backend *backend = parameters->backend;
+  if (backend->storage == F32) return backend->download(backend, host, weights, count * sizeof(float));
+  void *staging;
+  TRY(backend->alloc(backend, count * sizeof(float), "staging of weights", &staging));
+  backend->convert(backend, staging, F32, weights, backend->storage, count);
+  Status status = backend->download(backend, host, staging, count * sizeof(float));
+  backend->free(backend, staging);
+  return status;
+}
+
 Status parameters_download(const Parameters *parameters, Arena *arena, bool with_optimizer,
                            HostTensor **tensors, int *count) {
   Backend *backend = parameters->backend;
-  int sets = with_optimizer ? 3 : 1;
   const float *source[] = {parameters->master, parameters->m, parameters->v};
-  void *staging = NULL;
-  if (!parameters->master) { /* frozen bf16 weights: through an fp32 copy on the device */
-    TRY(backend->alloc(backend, parameters->total * sizeof(float), "staging of weights", &staging));
-    backend->convert(backend, staging, F32, parameters->weights, backend->storage, parameters->total);
-    source[0] = staging;
-  }
-  HostTensor *list = NEW(arena, HostTensor, sets * parameters->count);
-  Status status = OK;
-  for (int set = 0; set < sets && status == OK; set++) {
+  int sets = with_optimizer ? 3 : 1;
+  *tensors = NEW(arena, HostTensor, sets * parameters->count);
+  *count = 0;
+  for (int set = 0; set < sets; set++) {
     float *host = NEW(arena, float, parameters->total);
-    status = backend->download(backend, host, source[set], parameters->total * sizeof(float));
-    for (int i = 0; i < parameters->count; i++) {
-      const Parameter *parameter = &parameters->list[i];
-      list[set * parameters->count + i] =
-          (HostTensor){.name = arena_print(arena, "%s%s", moment_prefix[set], parameter->name),
-                       .type = F32,
-                       .rank = parameter->rank,
-                       .shape = {parameter->shape[0], parameter->shape[1]},
-                       .data = host + parameter->offset};
-    }
+    if (source[set])
+      TRY(backend->download(backend, host, source[set], parameters->total * sizeof(float)));
+    else
+      TRY(download_weights(parameters, host, parameters->weights, parameters->total));
+    list_tensors(parameters, arena, false, moment_prefix[set], host, *tensors, count);
   }
-  if (staging) backend->free(backend, staging);
-  *tensors = list;
-  *count = sets * parameters->count;
-  return status;
+  return OK;
+}
+
+Status parameters_download_all(const Parameters *parameters, Arena *arena, HostTensor **tensors, int *count) {
+  HostTensor *own;
+  int own_count;
+  TRY(parameters_download(parameters, arena, false, &own, &own_count));
+  float *host = NEW(arena, float, parameters->frozen_total);
+  TRY(download_weights(parameters, host, parameters->frozen, parameters->frozen_total));
+  *tensors = NEW(arena, HostTensor, parameters->count);
+  *count = 0;
+  list_tensors(parameters, arena, true, "", host, *tensors, count);
+  for (int i = 0; i < own_count; i++) (*tensors)[(*count)++] = own[i];
+  return OK;
 }

@@ -1,6 +1,7 @@
 /* The parameters of a model as one arena: weights, gradients and optimizer states each stand in one
  * allocation, so that the gradient norm and AdamW are one launch over everything, and a checkpoint is one
- * download. Parameters that decay come first. */
+ * download. Parameters that decay come first. Frozen parameters (the base model under an adapter) stand in an
+ * allocation of their own that several models may share; they have no gradients and are in no checkpoint. */
 #ifndef POPALM_MODELS_PARAMETERS_H
 #define POPALM_MODELS_PARAMETERS_H
 
@@ -21,6 +22,7 @@ typedef struct Parameter {
   size_t offset, count; /* elements, in the arenas below */
   Init init;
   double init_std;
+  bool frozen;
 } Parameter;
 
 typedef struct Parameters {
@@ -28,12 +30,16 @@ typedef struct Parameters {
   Parameter *list;
   int count, capacity;
   size_t total, decay_total; /* elements with padding; [0, decay_total) are matrices, which decay */
+  size_t frozen_total;       /* of the frozen ones, in their allocation */
   bool trainable;
-  void *weights; /* storage type */
-  float *master; /* fp32; the same memory as weights where the storage type is fp32 */
-  float *m, *v;  /* Adam's moments */
-  void *grads;   /* storage type */
-  float *norm;   /* [1] gradient norm of the last step, device */
+  bool declare_frozen; /* what parameters_add declares is frozen */
+  bool borrowed;       /* frozen belongs to another model, which must live longer */
+  void *frozen;        /* storage type */
+  void *weights;       /* storage type */
+  float *master;       /* fp32; the same memory as weights where the storage type is fp32 */
+  float *m, *v;        /* Adam's moments */
+  void *grads;         /* storage type */
+  float *norm;         /* [1] gradient norm of the last step, device */
 } Parameters;
 
 /* Declares a tensor before parameters_allocate (cols 0: a vector, which does not decay). Returns its index.
@@ -41,29 +47,36 @@ typedef struct Parameters {
 int parameters_add(Parameters *parameters, Arena *arena, const char *name, int rows, int cols, Init init,
                    double std);
 
-/* Gives every tensor its place and allocates; without trainable only the weights. */
-Status parameters_allocate(Parameters *parameters, Backend *backend, bool trainable) CHECKED;
+/* Gives every tensor its place and allocates; without trainable only the weights. lender: a model with the
+ * same frozen tensors, which are then used in place, or NULL. */
+Status parameters_allocate(Parameters *parameters, Backend *backend, bool trainable,
+                           const Parameters *lender) CHECKED;
 /* Device bytes that parameters_allocate takes. */
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable);
 /* Elements without padding: the model's size. */
 size_t parameters_elements(const Parameters *parameters);
 void parameters_free(Parameters *parameters);
 
-/* Device addresses of tensor `index`; NULL for index -1 (a tensor that the model does not have). */
+/* Device addresses of tensor `index`; NULL for index -1 (a tensor that the model does not have). Frozen
+ * tensors have no gradient: NULL. */
 void *parameters_weight(const Parameters *parameters, int index);
 void *parameters_grad(const Parameters *parameters, int index);
 
-/* Random values for the tensors whose name starts with prefix ("": all). */
+/* Random values for the tensors whose name starts with prefix ("": all) and that are not frozen. */
 Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed) CHECKED;
 void parameters_zero_grads(Parameters *parameters);
-/* From a checkpoint by name; tensors whose name starts with optional_prefix (NULL: none) may be missing and
- * then keep their value. Wrong shapes and other missing tensors are errors. */
-Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint,
+/* The frozen tensors, or the others, from a checkpoint by name; tensors whose name starts with
+ * optional_prefix (NULL: none) may be missing and then keep their value. Wrong shapes and other missing
+ * tensors are errors. */
+Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, bool frozen,
                        const char *optional_prefix) CHECKED;
-/* Host copies as fp32 tensors for checkpoint_write; with_optimizer adds "adam.m/<name>" and "adam.v/<name>".
- */
+/* Host copies of what is not frozen as fp32 tensors for checkpoint_write; with_optimizer adds "adam.m/<name>"
+ * and "adam.v/<name>". */
 Status parameters_download(const Parameters *parameters, Arena *arena, bool with_optimizer,
                            HostTensor **tensors, int *count) CHECKED;
+/* The frozen ones first, then the others. */
+Status parameters_download_all(const Parameters *parameters, Arena *arena, HostTensor **tensors,
+                               int *count) CHECKED;
 /* Adam's moments from a checkpoint written with_optimizer. */
 Status parameters_load_optimizer(Parameters *parameters, const Checkpoint *checkpoint) CHECKED;
 

@@ -12,7 +12,7 @@
 #include "base/arena.h"
 #include "cpu/cpu.h"
 
-enum { ALIGNMENT = 64 };
+enum { ALIGNMENT = 64, COPY_BLOCK = 1 << 20 };
 
 typedef struct CpuState {
   size_t used, total; /* bytes allocated by alloc; bytes this process may have */
@@ -78,9 +78,18 @@ static void cpu_zero(Backend *backend, void *device, size_t bytes) {
   if (bytes) memset(device, 0, bytes);
 }
 
+/* One thread does not reach the memory's bandwidth, so large copies are shared out, unless the two overlap. */
 static void cpu_copy(Backend *backend, void *to, const void *from, size_t bytes) {
   (void)backend;
-  if (bytes) memmove(to, from, bytes);
+  const char *source = from;
+  char *target = to;
+  if (bytes < COPY_BLOCK || (target < source + bytes && source < target + bytes)) {
+    if (bytes) memmove(to, from, bytes);
+    return;
+  }
+#pragma omp parallel for
+  for (size_t start = 0; start < bytes; start += COPY_BLOCK)
+    memcpy(target + start, source + start, bytes - start < COPY_BLOCK ? bytes - start : COPY_BLOCK);
 }
 
 /* Conversions go through a block of fp32, so that one reader and one writer a type are enough. */
@@ -182,27 +191,6 @@ static Status cpu_timer_stop(Backend *backend, double *seconds) {
   return OK;
 }
 
-/* Operations run at once, so there is nothing to record. */
-static bool cpu_record_begin(Backend *backend) {
-  (void)backend;
-  return false;
-}
-
-static void *cpu_record_end(Backend *backend) {
-  (void)backend;
-  return NULL;
-}
-
-static void cpu_replay(Backend *backend, void *recording) {
-  (void)backend;
-  (void)recording;
-}
-
-static void cpu_record_free(Backend *backend, void *recording) {
-  (void)backend;
-  (void)recording;
-}
-
 /* The machine's memory, or the control group's limit if that is lower. */
 static size_t memory_limit(void) {
   size_t total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
@@ -239,10 +227,6 @@ static const Backend cpu_backend = {
     .close = cpu_close,
     .timer_start = cpu_timer_start,
     .timer_stop = cpu_timer_stop,
-    .record_begin = cpu_record_begin,
-    .record_end = cpu_record_end,
-    .replay = cpu_replay,
-    .record_free = cpu_record_free,
     .embedding = cpu_embedding,
     .embedding_backward = cpu_embedding_backward,
     .linear = cpu_linear,
@@ -272,6 +256,7 @@ static const Backend cpu_backend = {
     .ppo_loss = cpu_ppo_loss,
     .grad_norm = cpu_grad_norm,
     .adamw = cpu_adamw,
+    .attention_baseline = cpu_attention_baseline,
 };
 
 Status cpu_backend_open(int index, Backend **out) {

@@ -1,4 +1,4 @@
-/* y = x Wt + bias and its gradients.
+/* y = scale x Wt + bias and its gradients.
  *
  * The forward product has a kernel of its own. Rows of x are packed, transposed, into panels with one
  * row a vector lane; weights are read where they lie and broadcast. So an element of y is one chain of
@@ -97,18 +97,18 @@ typedef struct Target {
 static inline void store_lanes(const Linear *op, Lanes *tile, int first_row, int rows, int first_out,
                                int outs, bool first_depth) {
   const float *bias = op->bias && first_depth ? (const float *)op->bias + first_out : NULL;
-  float *y = (float *)op->y + (size_t)first_row * op->out + first_out;
+  float *y = (float *)op->y + (size_t)first_row * op->y_stride + first_out;
   bool add = op->accumulate || !first_depth;
   transpose(tile);
-  for (int r = 0; r < rows && outs == LANES; r++, y += op->out) {
-    Lanes value = tile[r];
+  for (int r = 0; r < rows && outs == LANES; r++, y += op->y_stride) {
+    Lanes value = tile[r] * op->scale;
     if (bias) value += *(const UnalignedLanes *)bias;
     if (add) value += *(const UnalignedLanes *)y;
     *(UnalignedLanes *)y = value;
   }
-  for (int r = 0; r < rows && outs < LANES; r++, y += op->out)
+  for (int r = 0; r < rows && outs < LANES; r++, y += op->y_stride)
     for (int j = 0; j < outs; j++) {
-      float value = tile[r][j] + (bias ? bias[j] : 0);
+      float value = tile[r][j] * op->scale + (bias ? bias[j] : 0);
       y[j] = add ? y[j] + value : value;
     }
 }
@@ -148,12 +148,15 @@ static __attribute__((noinline)) void multiply_3(const Target *target) { multipl
 static void linear_of_nothing(const Linear *op) {
   float *y = op->y;
   const float *bias = op->bias;
-  for (int r = 0; r < op->rows; r++)
-    for (int o = 0; o < op->out; o++, y++) *y = (op->accumulate ? *y : 0) + (bias ? bias[o] : 0);
+  for (int r = 0; r < op->rows; r++, y += op->y_stride)
+    for (int o = 0; o < op->out; o++) y[o] = (op->accumulate ? y[o] : 0) + (bias ? bias[o] : 0);
 }
 
-void cpu_linear(Backend *backend, const Linear *op) {
+void cpu_linear(Backend *backend, const Linear *given) {
   (void)backend;
+  Linear filled = *given, *op = &filled;
+  if (op->y_stride == 0) op->y_stride = op->out;
+  if (op->scale == 0) op->scale = 1;
   static void (*const multiply[])(const Target *) = {multiply_1, multiply_2, multiply_3};
   if (op->in == 0) {
     linear_of_nothing(op);
@@ -199,19 +202,20 @@ static void gradient_of_input(const LinearBackward *op) {
     for (int j = 0; j < column_tiles; j++) {
       int r = i * DX_ROWS, c = j * DX_COLUMNS;
       cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, least(DX_ROWS, op->rows - r),
-                  least(DX_COLUMNS, op->in - c), op->out, 1, dy + (size_t)r * op->out, op->out, weight + c,
-                  op->in, op->accumulate, dx + (size_t)r * op->in + c, op->in);
+                  least(DX_COLUMNS, op->in - c), op->out, op->scale, dy + (size_t)r * op->dy_stride,
+                  op->dy_stride, weight + c, op->in, op->accumulate, dx + (size_t)r * op->in + c, op->in);
     }
 }
 
 /* into[out, in] = beta into + dyt x over rows first .. end-1, one tile */
 static void weight_tile(const LinearBackward *op, float *into, float beta, int first, int end, int out_tile,
                         int in_tile) {
-  const float *dy = (const float *)op->dy + (size_t)first * op->out;
+  const float *dy = (const float *)op->dy + (size_t)first * op->dy_stride;
   const float *x = (const float *)op->x + (size_t)first * op->in;
   int o = out_tile * DW_OUTS, c = in_tile * DW_INS;
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, least(DW_OUTS, op->out - o), least(DW_INS, op->in - c),
-              end - first, 1, dy + o, op->out, x + c, op->in, beta, into + (size_t)o * op->in + c, op->in);
+              end - first, op->scale, dy + o, op->dy_stride, x + c, op->in, beta,
+              into + (size_t)o * op->in + c, op->in);
 }
 
 static void gradient_of_weight(Backend *backend, const LinearBackward *op) {
@@ -244,13 +248,16 @@ static void gradient_of_bias(const LinearBackward *op) {
       float sum[BIAS_COLUMNS] = {0};
       int end = least(first + BIAS_ROWS, op->rows);
       for (int r = first; r < end; r++)
-        for (int j = 0; j < width; j++) sum[j] += dy[(size_t)r * op->out + c + j];
+        for (int j = 0; j < width; j++) sum[j] += dy[(size_t)r * op->dy_stride + c + j];
       for (int j = 0; j < width; j++) dbias[c + j] += sum[j];
     }
   }
 }
 
-void cpu_linear_backward(Backend *backend, const LinearBackward *op) {
+void cpu_linear_backward(Backend *backend, const LinearBackward *given) {
+  LinearBackward filled = *given, *op = &filled;
+  if (op->dy_stride == 0) op->dy_stride = op->out;
+  if (op->scale == 0) op->scale = 1;
   if (op->rows == 0) return;
   if (op->dbias) gradient_of_bias(op);
   if (op->in == 0 || op->out == 0) { /* no products; a sum over no outputs is 0 */

@@ -15,7 +15,7 @@ static double kl_of(KlKind kind, double x) {
     case KL_K2:
       return x * x / 2;
     case KL_K3:
-      x = x > -PPO_LOG_RATIO_MOST ? x : -PPO_LOG_RATIO_MOST;
+      x = x < -PPO_LOG_RATIO_MOST ? -PPO_LOG_RATIO_MOST : x; /* a NaN stays one */
       return expm1(-x) + x;
     default:
       return x;

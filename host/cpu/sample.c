@@ -109,7 +109,7 @@ static int lowest_largest(const float *logits, int vocab, float top) {
 
 static void sample_row(const Sample *a, int row, int32_t *id) {
   float *logits = a->logits + (size_t)row * a->vocab, top = simd_max(logits, a->vocab);
-  if (!(a->temperature > 0) || !isfinite(top)) {
+  if (!(a->temperature > 0) || !isfinite(1 / a->temperature) || !isfinite(top)) {
     a->token[row] = lowest_largest(logits, a->vocab, top);
     a->logprob[row] = isfinite(top) ? 0 : NAN; /* a model that is broken must be seen */
     return;
@@ -124,7 +124,7 @@ static void sample_row(const Sample *a, int row, int32_t *id) {
     keep_smallest_set(&c, WEIGHT, share(total, a->top_p));
   }
   total = total_of(&c, WEIGHT);
-  Random4 r = philox(a->key, (uint32_t)a->sample[row], (uint32_t)a->position[row]);
+  Random4 r = philox(*a->key, (uint32_t)a->sample[row], (uint32_t)a->position[row]);
   uint64_t bits = (uint64_t)r.v[0] << 32 | r.v[1], sum = 0;
   uint64_t drawn = (uint64_t)((unsigned __int128)bits * total >> 64); /* uniform in [0, total) */
   int i = 0;

@@ -60,3 +60,8 @@ if ! "$popalm" version | grep -q address; then
   [ "$status" = 1 ] || complain "status 1 expected"
   expect_error '^popalm: out of memory for [0-9]+ bytes; use a smaller'
 fi
+
+if ! "$popalm" devices | grep -q '^cuda:[0-9]'; then
+  expect_wrong_usage 'device "cuda"( is not known to this build|: there is none that can be used)' \
+    run experiments/quickstart.json --device cuda --out "$folder/none"
+fi

@@ -7,67 +7,19 @@
 #include <string>
 #include <vector>
 
-#include "fiber.h"
-#include "primitives.cuh"
+#include "emulator_block.h"
+
+using namespace emulator;
 
 namespace {
-
-struct Copy {
-  void *to;
-  const void *from;
-  int bytes, group;
-  bool valid;
-};
-
-struct Block;
-
-struct Thread : EmulatorThread {
-  Fiber fiber;
-  Block *block = nullptr;
-  int number = 0; /* in its block */
-  int rank = 0;   /* in the schedule */
-  bool done = false;
-  const char *waits = nullptr; /* the word that it waits in */
-  Site site = {"", 0};         /* and where */
-  int group = 0;               /* copy groups committed */
-  std::vector<Copy> copies;    /* issued, not landed */
-};
-
-struct Warp {
-  int arrived = 0, exited = 0;
-  const char *word = nullptr;
-  Site site = {"", 0};
-  void *arguments[32] = {};
-};
-
-struct Barrier {
-  int arrived = 0, threads = 0;
-  Site site = {"", 0};
-  std::vector<Thread *> waiting;
-};
-
-struct SharedArray {
-  const char *name;
-  Site site;
-  size_t bytes;
-  unsigned char *memory;
-};
-
-struct Block {
-  EmulatorPosition position;
-  std::vector<Thread *> threads;
-  std::vector<Warp> warps;
-  Barrier barriers[16];
-  std::vector<SharedArray> arrays; /* [0] is the dynamic one */
-  int exited = 0;
-};
 
 /* The blocks that run together: one, or all of a cooperative launch. */
 struct Gang {
   const Launch *launch = nullptr;
   const std::function<void()> *body = nullptr;
   bool cooperative = false, given_up = false;
-  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<std::unique_ptr<Block>> slots; /* of the launch, see slots_of */
+  std::vector<Block *> blocks;
   std::vector<Thread *> by_rank;
   std::vector<uint64_t> ready; /* one bit a rank */
   int alive = 0, last = 0;
@@ -86,8 +38,6 @@ Schedule schedule = {SCHEDULE_IN_ORDER, 0};
 uint64_t random_state;
 bool expecting;
 std::string kept;
-
-Thread *self() { return static_cast<Thread *>(emulator_thread); }
 
 uint32_t next_random() { /* xorshift64*: Vigna 2016 */
   random_state ^= random_state >> 12;
@@ -129,6 +79,11 @@ void report(const std::string &message) {
 /* Back to the program; the fibers of this launch are left where they are. */
 [[noreturn]] void give_up() {
   gang.given_up = true;
+  for (Thread *thread : gang.by_rank) { /* what they did until now the program may see */
+    fiber_pose(&thread->fiber);
+    races_release(&thread->block->ended[thread->block->run % 2]);
+  }
+  fiber_pose(&self()->fiber);
   fiber_switch(&self()->fiber, &program);
   abort();
 }
@@ -215,9 +170,11 @@ std::string where(const Thread *thread, Site site) {
 
 void thread_main() {
   fiber_started();
-  (*gang.body)();
   Thread *thread = self();
   Block *block = thread->block;
+  races_acquire(&block->begun);
+  races_acquire(&block->ended[(block->run + 1) % 2]); /* of the block before in this slot */
+  (*gang.body)();
   Warp &warp = block->warps[static_cast<size_t>(thread->number) / 32];
   Site end = {"(end of kernel)", 0};
   if (warp.arrived)
@@ -233,6 +190,7 @@ void thread_main() {
   gang.alive--;
   gang.spins = 0;
   clear_ready(thread);
+  races_release(&block->ended[block->run % 2]);
   switch_away(false);
 }
 
@@ -260,7 +218,34 @@ bool guard_intact(const unsigned char *memory, size_t bytes) {
   return true;
 }
 
-void prepare_block(Block *block, uint3 index, size_t *used) {
+/* How many blocks have threads of their own in the pool. One is enough to run a launch whose blocks follow
+ * one another; for the thread sanitizer, blocks in different slots run at the same time, and those in one
+ * slot one after another. Its fibers are expensive (about a megabyte each), so that large launches share a
+ * few slots. */
+size_t slots_of(const Launch &launch, bool cooperative) {
+  size_t count = static_cast<size_t>(launch.grid.x) * launch.grid.y * launch.grid.z;
+  if (cooperative) return count;
+#ifdef EMULATOR_RACES
+  size_t threads = static_cast<size_t>(launch.block.x) * launch.block.y * launch.block.z;
+  return std::min(count, std::max<size_t>(2, 512 / threads));
+#else
+  return 1;
+#endif
+}
+
+/* For the reports of the thread sanitizer. */
+void name_fiber(const Thread *thread) {
+#ifdef EMULATOR_RACES
+  const uint3 &b = thread->position->block_index, &t = thread->thread_index;
+  fiber_name(&thread->fiber,
+             print("%s block (%u,%u,%u) thread (%u,%u,%u)", gang.launch->name, b.x, b.y, b.z, t.x, t.y, t.z)
+                 .c_str());
+#else
+  (void)thread;
+#endif
+}
+
+void prepare_block(Block *block, size_t slot, uint3 index) {
   const Launch &launch = *gang.launch;
   block->position = {index, launch.block, launch.grid};
   int threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
@@ -269,11 +254,15 @@ void prepare_block(Block *block, uint3 index, size_t *used) {
   for (Barrier &barrier : block->barriers) barrier = Barrier();
   if (block->arrays.empty())
     block->arrays.push_back({"dynamic", {"", 0}, launch.shared_bytes, poisoned(launch.shared_bytes)});
-  for (SharedArray &array : block->arrays) memset(array.memory, 0xFF, array.bytes);
+  {
+    RacesIgnored own;
+    for (SharedArray &array : block->arrays) memset(array.memory, 0xFF, array.bytes);
+  }
   block->threads.clear();
   for (int i = 0; i < threads; i++) {
-    if (*used == pool.size()) pool.push_back(std::make_unique<Thread>());
-    Thread *thread = pool[(*used)++].get();
+    size_t place = slot * static_cast<size_t>(threads) + static_cast<size_t>(i);
+    while (pool.size() <= place) pool.push_back(std::make_unique<Thread>());
+    Thread *thread = pool[place].get();
     unsigned n = static_cast<unsigned>(i), x = launch.block.x, y = launch.block.y;
     thread->thread_index = {n % x, n / x % y, n / (x * y)};
     thread->position = &block->position;
@@ -283,10 +272,16 @@ void prepare_block(Block *block, uint3 index, size_t *used) {
     thread->waits = nullptr;
     thread->group = 0;
     thread->copies.clear();
+    thread->fenced = false;
+    thread->observed.clear();
     fiber_prepare(&thread->fiber, thread_main);
+    name_fiber(thread);
     block->threads.push_back(thread);
     gang.by_rank.push_back(thread);
   }
+  block->run++;
+  gang.blocks.push_back(block);
+  races_release(&block->begun);
 }
 
 /* Gives every thread its rank and makes all ready. */
@@ -304,7 +299,7 @@ void rank_threads() {
 }
 
 void check_guards() {
-  for (auto &block : gang.blocks)
+  for (Block *block : gang.blocks)
     for (SharedArray &array : block->arrays)
       if (!guard_intact(array.memory, array.bytes))
         report(print("%s:%d: written past the end of shared array %s", array.site.file, array.site.line,
@@ -327,10 +322,12 @@ bool run_gang() {
   return !gang.given_up;
 }
 
-void free_blocks() {
-  for (auto &block : gang.blocks)
+void free_slots() {
+  for (auto &block : gang.slots) {
+    for (uint64_t &ended : block->ended) races_acquire(&ended);
     for (SharedArray &array : block->arrays) free(array.memory);
-  gang.blocks.clear();
+  }
+  gang.slots.clear();
 }
 
 bool launch_is_legal(const Launch &launch) {
@@ -360,7 +357,7 @@ void emulator_error(Site site, const char *format, ...) {
   give_up();
 }
 
-void emulator_run(const Launch &launch, bool cooperative, const std::function<void()> &body) {
+static void run_launch(const Launch &launch, bool cooperative, const std::function<void()> &body) {
   size_t count = static_cast<size_t>(launch.grid.x) * launch.grid.y * launch.grid.z;
   if (count == 0) return;
   gang.launch = &launch;
@@ -375,22 +372,26 @@ void emulator_run(const Launch &launch, bool cooperative, const std::function<vo
   for (size_t i = 0; i < count; i++) order[i] = schedule.kind == SCHEDULE_REVERSE ? count - 1 - i : i;
   if (schedule.kind >= SCHEDULE_RANDOM)
     for (size_t i = count - 1; i > 0; i--) std::swap(order[i], order[next_random() % (i + 1)]);
-  size_t together = cooperative ? count : 1;
-  for (size_t i = 0; i < together; i++) gang.blocks.push_back(std::make_unique<Block>());
+  size_t slots = slots_of(launch, cooperative), together = cooperative ? count : 1;
+  for (size_t i = 0; i < slots; i++) gang.slots.push_back(std::make_unique<Block>());
   for (size_t done = 0; done < count; done += together) {
-    size_t used = 0;
     gang.by_rank.clear();
-    for (size_t i = 0; i < together; i++) {
-      size_t n = order[done + i];
+    gang.blocks.clear();
+    for (size_t i = done; i < done + together; i++) {
+      size_t n = order[i], slot = i < slots ? i : (i * 0x9E3779B1u >> 8) % slots;
       uint3 index = {static_cast<unsigned>(n % launch.grid.x),
                      static_cast<unsigned>(n / launch.grid.x % launch.grid.y),
                      static_cast<unsigned>(n / (static_cast<size_t>(launch.grid.x) * launch.grid.y))};
-      prepare_block(gang.blocks[i].get(), index, &used);
+      prepare_block(gang.slots[slot].get(), slot, index);
     }
     if (!run_gang()) break;
   }
-  free_blocks();
+  free_slots();
   gang.launch = nullptr;
+}
+
+void emulator_run(const Launch &launch, bool cooperative, const std::function<void()> &body) {
+  emulator_submit([=] { run_launch(launch, cooperative, body); });
 }
 
 void *emulator_shared(const char *name, size_t bytes, Site site) {
@@ -401,6 +402,7 @@ void *emulator_shared(const char *name, size_t bytes, Site site) {
         !strcmp(array.site.file, site.file))
       return array.memory;
   }
+  RacesIgnored own;
   block->arrays.push_back({name, site, bytes, poisoned(bytes)});
   return block->arrays.back().memory;
 }
@@ -414,8 +416,8 @@ bool emulator_is_shared(const void *pointer, size_t bytes) {
   return false;
 }
 
-void emulator_collective(const char *word, Site site, void *argument,
-                         void (*compute)(void *const *arguments)) {
+void emulator_collective(const char *word, Site site, void *argument, void (*compute)(void *const *arguments),
+                         bool orders_memory) {
   Thread *thread = self();
   Block *block = thread->block;
   size_t warp_number = static_cast<size_t>(thread->number) / 32;
@@ -429,12 +431,21 @@ void emulator_collective(const char *word, Site site, void *argument,
                    warp.site.file, warp.site.line);
   }
   warp.arguments[thread->number % 32] = argument;
+  const void *round = orders_memory ? warp.meeting.arrive() : nullptr;
   if (++warp.arrived < 32) {
     wait_in(word, site);
+    if (round) races_acquire(round);
     return;
   }
-  compute(warp.arguments);
+  {
+    RacesIgnored own;
+    compute(warp.arguments);
+  }
   warp.arrived = 0;
+  if (round) {
+    warp.meeting.complete();
+    races_acquire(round);
+  }
   gang.spins = 0;
   for (size_t i = 0; i < 32; i++) set_ready(block->threads[warp_number * 32 + i]);
   /* The last lane is not always the one that runs ahead. */
@@ -447,16 +458,27 @@ static void arrive(Barrier &barrier, int threads, bool wait, const char *word, S
     barrier.threads = threads;
     barrier.site = site;
   }
-  if (wait) barrier.waiting.push_back(thread);
+  const void *round = barrier.meeting.arrive();
+  if (wait) {
+    RacesIgnored own;
+    barrier.waiting.push_back(thread);
+  }
   if (++barrier.arrived < barrier.threads) {
-    if (wait) wait_in(word, site);
+    if (wait) {
+      wait_in(word, site);
+      races_acquire(round);
+    }
     return;
   }
+  barrier.meeting.complete();
   for (Thread *other : barrier.waiting) set_ready(other);
   barrier.waiting.clear();
   barrier.arrived = 0;
   gang.spins = 0;
-  if (wait) switch_away(false);
+  if (wait) {
+    races_acquire(round);
+    switch_away(false);
+  }
 }
 
 void emulator_barrier(const char *word, int id, int threads, bool wait, Site site) {
@@ -478,10 +500,12 @@ void emulator_barrier(const char *word, int id, int threads, bool wait, Site sit
   arrive(barrier, threads, wait, word, site);
 }
 
-void emulator_grid_barrier(const uint32_t *counter, Site site) {
+void emulator_grid_barrier(uint32_t *counter, Site site) {
   if (!gang.cooperative) emulator_error(site, "grid_barrier in a launch that is not cooperative");
   if (!counter || *counter & 0x7fffffffu) emulator_error(site, "grid_barrier: its counter is not at rest");
-  arrive(gang.grid, static_cast<int>(gang.by_rank.size()), true, "grid_barrier", site);
+  int threads = static_cast<int>(gang.by_rank.size());
+  if (gang.grid.arrived == threads - 1) *counter ^= 0x80000000u; /* as the device leaves it */
+  arrive(gang.grid, threads, true, "grid_barrier", site);
 }
 
 void emulator_yield(Site site) {
@@ -490,38 +514,12 @@ void emulator_yield(Site site) {
   switch_away(true);
 }
 
-void emulator_copy(void *shared, const void *global, int bytes, bool valid, Site site) {
-  size_t size = static_cast<size_t>(bytes);
-  if (!emulator_is_shared(shared, size))
-    emulator_error(site, "copy_async to %p, which is not in shared memory", shared);
-  emulator_check_aligned(shared, size, site);
-  if (valid) emulator_check_aligned(global, size, site);
-  memset(shared, 0xFF, size);
-  self()->copies.push_back({shared, global, bytes, self()->group, valid});
-}
-
-void emulator_copy_commit() { self()->group++; }
-
-void emulator_copy_wait(int in_flight) {
-  Thread *thread = self();
-  size_t kept_copies = 0;
-  for (const Copy &copy : thread->copies) {
-    if (copy.group >= thread->group - in_flight)
-      thread->copies[kept_copies++] = copy;
-    else if (copy.valid)
-      memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
-    else
-      memset(copy.to, 0, static_cast<size_t>(copy.bytes));
-  }
-  thread->copies.resize(kept_copies);
-}
-
 void emulator_schedule(Schedule next) { schedule = next; }
 
 Schedule schedule_number(int i) {
-  static const Schedule all[schedules] = {
-      {SCHEDULE_IN_ORDER, 0}, {SCHEDULE_REVERSE, 0},  {SCHEDULE_ROUND, 0},   {SCHEDULE_RANDOM, 1},
-      {SCHEDULE_RANDOM, 2},   {SCHEDULE_PRIORITY, 3}, {SCHEDULE_PRIORITY, 4}};
+  static const Schedule all[] = {{SCHEDULE_IN_ORDER, 0}, {SCHEDULE_REVERSE, 0}, {SCHEDULE_ROUND, 0},
+                                 {SCHEDULE_RANDOM, 1},   {SCHEDULE_RANDOM, 2},  {SCHEDULE_PRIORITY, 3},
+                                 {SCHEDULE_PRIORITY, 4}};
   return all[i];
 }
 
@@ -556,29 +554,4 @@ void device_free(void *memory) {
   }
   allocations.erase(found);
   free(memory);
-}
-
-void *cuda_workspace(Backend *backend, size_t bytes) {
-  CudaState *state = cuda_state(backend);
-  device_free(state->workspace);
-  state->workspace = device_alloc(bytes);
-  return state->workspace;
-}
-
-void cuda_note(CudaState *, int error, const char *what) {
-  fprintf(stderr, "emulator: %s: error %d\n", what, error);
-  abort();
-}
-
-Backend *emulator_backend() {
-  static uint32_t counter;
-  static CudaState state;
-  static Backend backend;
-  state.sm_count = 3;
-  state.sm_version = 90;
-  state.grid_counter = &counter;
-  backend.name = "emulator";
-  backend.storage = BF16;
-  backend.state = &state;
-  return &backend;
 }

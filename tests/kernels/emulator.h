@@ -4,8 +4,8 @@
  * seeded schedule decides which thread goes on, so that a missing barrier gives a wrong result under some
  * schedule. Every word checks its use: the lanes of a warp word must meet at one place in the source,
  * barriers must not diverge, a deadlock tells who waits where, asynchronous copies land only when they are
- * waited for, memory that nobody wrote is NaN. It cannot check: the PTX strings, the memory model beyond
- * this, speed. */
+ * waited for, memory that nobody wrote is NaN; under the thread sanitizer (races.h) races are reported even
+ * where every schedule hides them. It cannot check: the PTX strings, the memory model beyond this, speed. */
 #ifndef POPALM_EMULATOR_H
 #define POPALM_EMULATOR_H
 
@@ -16,6 +16,7 @@
 #include <functional>
 
 #include "cuda_backend.h"
+#include "test_device.h"
 
 #define __global__
 #define __device__
@@ -48,42 +49,6 @@ struct Launch {
   size_t shared_bytes;
 };
 
-/* For the tests */
-
-enum ScheduleKind {
-  SCHEDULE_IN_ORDER, /* the lowest thread that can go on: low threads run far ahead */
-  SCHEDULE_REVERSE,  /* the highest one */
-  SCHEDULE_ROUND,    /* in turn */
-  SCHEDULE_RANDOM,   /* any */
-  SCHEDULE_PRIORITY /* fixed random priorities: some threads run far ahead of others; blocks in a random order
-                     */
-};
-
-struct Schedule {
-  ScheduleKind kind;
-  uint64_t seed;
-};
-
-/* Of the launches that follow. */
-void emulator_schedule(Schedule schedule);
-
-/* The i-th of the schedules that every kernel test goes through. */
-static const int schedules = 7;
-Schedule schedule_number(int i);
-
-/* Device memory that starts as 0xFF: a NaN in fp32 and bf16. Overruns are caught by the address sanitizer,
- * and without it when the memory is freed. */
-void *device_alloc(size_t bytes);
-void device_free(void *memory);
-
-/* A backend whose state serves the launchers. One of its own for the whole program. */
-Backend *emulator_backend();
-
-/* Errors abort the test. Between begin and end they are kept instead: end returns the message of the first,
- * or "". */
-void emulator_expect_begin();
-const char *emulator_expect_end();
-
 /* Below the words */
 
 struct EmulatorPosition {
@@ -103,6 +68,8 @@ extern EmulatorThread *emulator_thread; /* the one that runs */
 #define blockDim (emulator_thread->position->block_size)
 #define gridDim (emulator_thread->position->grid)
 
+/* Does the work now, or when the recording that is being made is replayed. */
+void emulator_submit(std::function<void()> work);
 void emulator_run(const Launch &launch, bool cooperative, const std::function<void()> &body);
 [[noreturn]] void emulator_error(Site site, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void *emulator_shared(const char *name, size_t bytes, Site site);
@@ -110,14 +77,16 @@ unsigned char *emulator_dynamic_shared();
 /* Whether bytes at pointer lie in one shared array of the running block. */
 bool emulator_is_shared(const void *pointer, size_t bytes);
 /* The lanes of a warp meet; the last one computes for all: arguments[i] is lane i's. */
-void emulator_collective(const char *word, Site site, void *argument,
-                         void (*compute)(void *const *arguments));
+void emulator_collective(const char *word, Site site, void *argument, void (*compute)(void *const *arguments),
+                         bool orders_memory = false);
 void emulator_barrier(const char *word, int id, int threads, bool wait, Site site);
-void emulator_grid_barrier(const uint32_t *counter, Site site);
+void emulator_grid_barrier(uint32_t *counter, Site site);
 void emulator_yield(Site site);
 void emulator_copy(void *shared, const void *global, int bytes, bool valid, Site site);
 void emulator_copy_commit();
 void emulator_copy_wait(int in_flight);
+void emulator_atomic(const void *place);
+void emulator_fence();
 
 #define SHARED(type, name, dimensions) \
   typedef type name##_type dimensions; \
@@ -152,7 +121,8 @@ static inline void named_arrive(int id, int threads, Site site = SITE_HERE) {
   emulator_barrier("named_arrive", id, threads, false, site);
 }
 static inline void warp_sync(Site site = SITE_HERE) {
-  emulator_collective("warp_sync", site, nullptr, [](void *const *) {});
+  emulator_collective(
+      "warp_sync", site, nullptr, [](void *const *) {}, true);
 }
 static inline void grid_barrier(uint32_t *counter, Site site = SITE_HERE) {
   emulator_grid_barrier(counter, site);
@@ -267,6 +237,11 @@ static inline float fast_exp2(float x) { return exp2f(x); }
 static inline float fast_log2(float x) { return log2f(x); }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
+static inline uint64_t multiply_high(uint64_t a, uint64_t b) {
+  __extension__ typedef unsigned __int128 Wide;
+  return static_cast<uint64_t>(static_cast<Wide>(a) * b >> 64);
+}
+
 /* Memory */
 
 static inline void emulator_check_aligned(const void *pointer, size_t bytes, Site site) {
@@ -274,6 +249,16 @@ static inline void emulator_check_aligned(const void *pointer, size_t bytes, Sit
     emulator_error(site, "%p is not %zu-byte aligned", pointer, bytes);
 }
 
+static inline Bytes8 load_bytes8(const void *from, Site site = SITE_HERE) {
+  emulator_check_aligned(from, 8, site);
+  Bytes8 bytes;
+  memcpy(&bytes, from, 8);
+  return bytes;
+}
+static inline void store_bytes8(void *to, const Bytes8 &bytes, Site site = SITE_HERE) {
+  emulator_check_aligned(to, 8, site);
+  memcpy(to, &bytes, 8);
+}
 static inline Bytes16 load16(const void *from, Site site = SITE_HERE) {
   emulator_check_aligned(from, 16, site);
   Bytes16 bytes;
@@ -285,16 +270,18 @@ static inline void store16(void *to, const Bytes16 &bytes, Site site = SITE_HERE
   memcpy(to, &bytes, 16);
 }
 
-static inline void memory_fence() {}
+static inline void memory_fence() { emulator_fence(); }
 template <typename T>
 static inline T load_volatile(const T *from, Site site = SITE_HERE) {
   emulator_yield(site); /* a waiting loop must let others go on */
-  return *static_cast<const volatile T *>(from);
+  T value;
+  __atomic_load(from, &value, __ATOMIC_RELAXED);
+  emulator_atomic(from);
+  return value;
 }
 static inline uint32_t atomic_add(uint32_t *to, uint32_t value) {
-  uint32_t old = *to;
-  *to += value;
-  return old;
+  emulator_atomic(to);
+  return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
 
 #endif

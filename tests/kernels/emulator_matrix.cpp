@@ -4,17 +4,19 @@
  *   B  b0 (2t, g) b1 (2t+8, g)                                  [16 k, 8 columns]
  *   C  c0 (g, 2t) c1 (g, 2t+1) c2 (g+8, 2t) c3 (g+8, 2t+1)      [16 rows, 8 columns] */
 #include "primitives.cuh"
+#include "races.h"
 
 namespace {
 
 struct LoadArgument {
   uint32_t *r;
   const unsigned char *row;
+  const unsigned char *from[4][2]; /* the two halves of every register */
 };
 
-uint16_t half_at(const unsigned char *row, int column) {
+uint16_t half_at(const unsigned char *memory) {
   uint16_t value;
-  memcpy(&value, row + 2 * column, 2);
+  memcpy(&value, memory, 2);
   return value;
 }
 
@@ -23,13 +25,14 @@ void load_all(void *const *arguments) {
   const unsigned char *rows[32];
   for (int i = 0; i < 32; i++) rows[i] = static_cast<LoadArgument *>(arguments[i])->row;
   for (int lane = 0; lane < 32; lane++) {
-    uint32_t *r = static_cast<LoadArgument *>(arguments[lane])->r;
+    LoadArgument *argument = static_cast<LoadArgument *>(arguments[lane]);
     int g = lane / 4, t = lane % 4;
     for (int i = 0; i < 4; i++) {
       const unsigned char *const *matrix = rows + 8 * i;
-      uint16_t low = trans ? half_at(matrix[2 * t], g) : half_at(matrix[g], 2 * t);
-      uint16_t high = trans ? half_at(matrix[2 * t + 1], g) : half_at(matrix[g], 2 * t + 1);
-      r[i] = low | static_cast<uint32_t>(high) << 16;
+      argument->from[i][0] = trans ? matrix[2 * t] + 2 * g : matrix[g] + 4 * t;
+      argument->from[i][1] = trans ? matrix[2 * t + 1] + 2 * g : matrix[g] + 4 * t + 2;
+      argument->r[i] = half_at(argument->from[i][0]) | static_cast<uint32_t>(half_at(argument->from[i][1]))
+                                                           << 16;
     }
   }
 }
@@ -76,16 +79,24 @@ void mma_all(void *const *arguments) {
 
 }  // namespace
 
-void load_matrix_x4(uint32_t (&r)[4], const void *row, Site site) {
+/* A lane reads what it gets, wherever the address came from. */
+static void load_matrix(const char *word, uint32_t (&r)[4], const void *row, Site site,
+                        void (*load)(void *const *)) {
   check_row(row, site);
-  LoadArgument argument = {r, static_cast<const unsigned char *>(row)};
-  emulator_collective("load_matrix_x4", site, &argument, load_all<false>);
+  LoadArgument argument = {r, static_cast<const unsigned char *>(row), {}};
+  emulator_collective(word, site, &argument, load);
+  for (const auto &pair : argument.from)
+    for (const unsigned char *half : pair) races_read(half, 2);
+}
+
+void load_matrix_x4(uint32_t (&r)[4], const void *row, Site site) {
+  RacesFrame frame(__builtin_return_address(0));
+  load_matrix("load_matrix_x4", r, row, site, load_all<false>);
 }
 
 void load_matrix_x4_trans(uint32_t (&r)[4], const void *row, Site site) {
-  check_row(row, site);
-  LoadArgument argument = {r, static_cast<const unsigned char *>(row)};
-  emulator_collective("load_matrix_x4_trans", site, &argument, load_all<true>);
+  RacesFrame frame(__builtin_return_address(0));
+  load_matrix("load_matrix_x4_trans", r, row, site, load_all<true>);
 }
 
 void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site) {

@@ -9,6 +9,9 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 static const size_t stack_size = 256 * 1024; /* the sanitizer widens every frame */
+#elif defined(EMULATOR_RACES)
+#include "races.h"
+static const size_t stack_size = 128 * 1024;
 #else
 static const size_t stack_size = 64 * 1024;
 #endif
@@ -30,13 +33,31 @@ static void arrived(Fiber *self) {
     leaving->stack_bytes = bytes;
   }
 }
+#elif defined(EMULATOR_RACES)
+static void announce(Fiber *from, Fiber *to) {
+  if (!from->race_fiber) from->race_fiber = __tsan_get_current_fiber(); /* the program */
+  leaving = from;
+  fiber_pose(to);
+}
+static void arrived(Fiber *) {}
 #else
 static void announce(Fiber *from, Fiber *) { leaving = from; }
 static void arrived(Fiber *) {}
 #endif
 
+#if defined(EMULATOR_RACES)
+void fiber_name(const Fiber *fiber, const char *name) { __tsan_set_fiber_name(fiber->race_fiber, name); }
+void fiber_pose(const Fiber *as) { __tsan_switch_to_fiber(as->race_fiber, __tsan_switch_to_fiber_no_sync); }
+#else
+void fiber_name(const Fiber *, const char *) {}
+void fiber_pose(const Fiber *) {}
+#endif
+
 static void allocate_stack(Fiber *fiber) {
   if (fiber->stack) return;
+#if defined(EMULATOR_RACES)
+  fiber->race_fiber = __tsan_create_fiber(0); /* here, since it begins after what its creator has done */
+#endif
   /* The lowest page is left without access: an overflow stops the test instead of spoiling the next stack. */
   void *memory = mmap(nullptr, stack_size + 4096, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

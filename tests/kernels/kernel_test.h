@@ -18,7 +18,7 @@ extern "C" {
 #include <cmocka.h>
 }
 
-/* Exact size on the "device", 0xFF until written. */
+/* Exact size on the "device", 0xFF until written. Read through get() or [] after the launch: they wait for it. */
 template <typename T>
 class DeviceArray {
  public:
@@ -30,10 +30,19 @@ class DeviceArray {
   ~DeviceArray() { device_free(data_); }
   DeviceArray(const DeviceArray &) = delete;
   DeviceArray &operator=(const DeviceArray &) = delete;
-  void poison() { memset(static_cast<void *>(data_), 0xFF, count_ * sizeof(T)); }
+  void poison() {
+    device_wait();
+    memset(static_cast<void *>(data_), 0xFF, count_ * sizeof(T));
+  }
   size_t count() const { return count_; }
-  T *get() const { return data_; }
-  T &operator[](size_t i) const { return data_[i]; }
+  T *get() const {
+    device_wait();
+    return data_;
+  }
+  T &operator[](size_t i) const {
+    device_wait();
+    return data_[i];
+  }
 
  private:
   size_t count_;

@@ -36,15 +36,34 @@ static void ragged_sequences_do_not_see_each_other(void **) {
   check({lengths, 2, 1, 32}, 52);
 }
 
-static void tiles_meet_at_their_edges(void **) {
-  const int lengths[] = {63, 64, 65, 127, 128, 129, 193, 257};
+/* Up to 256 tokens a block has 64 queries, beyond them 128; steps are of 64 keys, with d = 128 of 32 or 48.
+ */
+static void tiles_of_short_sequences_meet_at_their_edges(void **) {
+  const int lengths[] = {63, 64, 65, 127, 128, 129, 193, 255, 256};
   uint32_t test_case = 100;
   for (int length : lengths) check({{length}, 1, 1, 64}, test_case++);
+  check({{31, 32, 33, 63, 65, 97}, 1, 1, 128}, test_case);
+}
+
+static void tiles_of_long_sequences_meet_at_their_edges(void **) {
+  const int lengths[] = {257, 383, 384, 385};
+  uint32_t test_case = 120;
+  for (int length : lengths) check({{length}, 1, 1, 64}, test_case++);
+  check({{257, 47, 48, 49, 95, 97, 129, 0, 1}, 1, 1, 128}, test_case);
+}
+
+static void every_width_in_long_batches(void **) {
+  const int widths[] = {8, 32, 40, 80};
+  uint32_t test_case = 140;
+  for (int d : widths) check({{17, 259}, 2, 1, d}, test_case++);
 }
 
 static void query_heads_share_key_heads(void **) { check({{33, 50}, 6, 2, 32}, 200); }
 
-static void large_scores_stay_finite(void **) { check({{150}, 1, 1, 64}, 210, 6); }
+static void large_scores_stay_finite(void **) {
+  check({{150}, 1, 1, 64}, 210, 6);
+  check({{270}, 1, 1, 128}, 211, 6);
+}
 
 static void lse_may_be_left_out(void **) {
   AttentionCase c({{40, 7}, 2, 2, 32}, 220);
@@ -63,9 +82,14 @@ static void an_empty_batch_does_nothing(void **) {
 
 int main() {
   const CMUnitTest tests[] = {
-      cmocka_unit_test(every_width_up_to_128),       cmocka_unit_test(ragged_sequences_do_not_see_each_other),
-      cmocka_unit_test(tiles_meet_at_their_edges),   cmocka_unit_test(query_heads_share_key_heads),
-      cmocka_unit_test(large_scores_stay_finite),    cmocka_unit_test(lse_may_be_left_out),
+      cmocka_unit_test(every_width_up_to_128),
+      cmocka_unit_test(ragged_sequences_do_not_see_each_other),
+      cmocka_unit_test(tiles_of_short_sequences_meet_at_their_edges),
+      cmocka_unit_test(tiles_of_long_sequences_meet_at_their_edges),
+      cmocka_unit_test(every_width_in_long_batches),
+      cmocka_unit_test(query_heads_share_key_heads),
+      cmocka_unit_test(large_scores_stay_finite),
+      cmocka_unit_test(lse_may_be_left_out),
       cmocka_unit_test(an_empty_batch_does_nothing),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);

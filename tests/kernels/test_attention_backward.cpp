@@ -38,13 +38,32 @@ static void ragged_sequences_do_not_touch_each_other(void **) {
   check({lengths, 2, 1, 32}, 52);
 }
 
-static void tiles_meet_at_their_edges(void **) {
-  const int lengths[] = {63, 64, 129, 193};
+/* Up to 256 tokens a block has 64 rows of its own, beyond them 128; steps are of 64 rows, with d = 128 of 48.
+ */
+static void tiles_of_short_sequences_meet_at_their_edges(void **) {
+  const int lengths[] = {63, 64, 65, 129, 193, 256};
   uint32_t test_case = 100;
   for (int length : lengths) check({{length}, 1, 1, 64}, test_case++);
+  check({{47, 48, 49, 64, 65, 97}, 1, 1, 128}, test_case);
 }
 
-static void shared_key_heads_sum_over_their_group(void **) { check({{33, 50, 131}, 6, 2, 16}, 200); }
+static void tiles_of_long_sequences_meet_at_their_edges(void **) {
+  const int lengths[] = {257, 385};
+  uint32_t test_case = 120;
+  for (int length : lengths) check({{length}, 1, 1, 32}, test_case++);
+  check({{257, 48, 49, 127, 129, 0, 1}, 1, 1, 128}, test_case);
+}
+
+static void every_width_in_long_batches(void **) {
+  const int widths[] = {8, 40, 80};
+  uint32_t test_case = 140;
+  for (int d : widths) check({{17, 259}, 1, 1, d}, test_case++);
+}
+
+static void shared_key_heads_sum_over_their_group(void **) {
+  check({{33, 50, 131}, 6, 2, 16}, 200);
+  check({{257, 70}, 2, 1, 16}, 201);
+}
 
 static void an_empty_batch_does_nothing(void **) {
   check({{}, 2, 2, 32}, 230);
@@ -55,7 +74,9 @@ int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(every_width_up_to_128),
       cmocka_unit_test(ragged_sequences_do_not_touch_each_other),
-      cmocka_unit_test(tiles_meet_at_their_edges),
+      cmocka_unit_test(tiles_of_short_sequences_meet_at_their_edges),
+      cmocka_unit_test(tiles_of_long_sequences_meet_at_their_edges),
+      cmocka_unit_test(every_width_in_long_batches),
       cmocka_unit_test(shared_key_heads_sum_over_their_group),
       cmocka_unit_test(an_empty_batch_does_nothing),
   };

@@ -9,14 +9,14 @@ static std::vector<double> product_of(const Product &p) {
   std::vector<double> out(size(p.m) * size(p.n));
   for (size_t i = 0; i < size(p.m); i++)
     for (size_t j = 0; j < size(p.n); j++) {
-      double sum = p.bias ? number(static_cast<const bf16 *>(p.bias)[j]) : 0;
+      double sum = p.bias ? number(static_cast<const bf16 *>(p.bias)[j]) : 0, product = 0;
       size_t at = i * size(p.ldd) + j;
       if (p.accumulate)
         sum += p.out == F32 ? number(static_cast<float *>(p.d)[at]) : number(static_cast<bf16 *>(p.d)[at]);
       for (size_t l = 0; l < size(p.k); l++)
-        sum += number(a[p.a_transposed ? l * size(p.lda) + i : i * size(p.lda) + l]) *
-               number(b[p.b_transposed ? j * size(p.ldb) + l : l * size(p.ldb) + j]);
-      out[i * size(p.n) + j] = sum;
+        product += number(a[p.a_transposed ? l * size(p.lda) + i : i * size(p.lda) + l]) *
+                   number(b[p.b_transposed ? j * size(p.ldb) + l : l * size(p.ldb) + j]);
+      out[i * size(p.n) + j] = sum + (p.scale != 0 ? number(p.scale) : 1) * product;
     }
   return out;
 }
@@ -28,6 +28,7 @@ static void check_product(void (*function)(Backend *, const Product *), int m, i
   TestRandom random(test_case);
   Product p = {};
   p.m = m, p.n = n, p.k = k;
+  p.scale = test_case % 3 ? 0.0f : 0.25f;
   p.a_transposed = flags & 1, p.b_transposed = flags & 2, p.accumulate = flags & 4;
   p.lda = (p.a_transposed ? m : k) + gap, p.ldb = (p.b_transposed ? k : n) + gap, p.ldd = n + gap;
   p.out = sizeof(T) == 4 ? F32 : BF16;
@@ -86,7 +87,7 @@ static void linear_adds_bias_and_accumulates(void **) {
         for (int i = 0; i < in; i++) sum += number(x[size(r * in + i)]) * number(w[size(o * in + i)]);
         want[size(r * out + o)] = sum;
       }
-    Linear op = {x.get(), w.get(), bias.get(), y.get(), rows, in, out, accumulate == 1};
+    Linear op = {x.get(), w.get(), bias.get(), y.get(), rows, in, out, accumulate == 1, 0, 0};
     cuda_linear(emulator_backend(), &op);
     expect_close("y", y.get(), want, 5e-3, 1e-3);
   }
@@ -113,7 +114,8 @@ static void check_backward(int rows, int in, int out, bool accumulate, uint32_t 
     }
   FOR_EACH_SCHEDULE {
     DeviceArray<bf16> dx(dx_start), dw(dw_start), db(db_start);
-    LinearBackward op = {x.get(), w.get(), dy.get(), dx.get(), dw.get(), db.get(), rows, in, out, accumulate};
+    LinearBackward op = {x.get(), w.get(), dy.get(), dx.get(),   dw.get(), db.get(),
+                         rows,    in,      out,      accumulate, 0,        0};
     cuda_linear_backward(emulator_backend(), &op);
     expect_close("dx", dx.get(), dx_want, 5e-3, 2e-3);
     expect_close("dweight", dw.get(), dw_want, 5e-3, 2e-3);
@@ -135,12 +137,46 @@ static void bias_gradient_sums_all_slices_and_blocks(void **) {
 static void outputs_may_be_left_out(void **) {
   TestRandom random(70);
   DeviceArray<bf16> x(random.normals(12)), dy(random.normals(8)), db(random.normals(2));
-  LinearBackward nothing = {x.get(), nullptr, dy.get(), nullptr, nullptr, nullptr, 4, 3, 2, false};
+  LinearBackward nothing = {x.get(), nullptr, dy.get(), nullptr, nullptr, nullptr, 4, 3, 2, false, 0, 0};
   cuda_linear_backward(emulator_backend(), &nothing);
   std::vector<bf16> before(db.get(), db.get() + 2);
-  LinearBackward no_rows = {x.get(), nullptr, dy.get(), nullptr, nullptr, db.get(), 0, 3, 2, false};
+  LinearBackward no_rows = {x.get(), nullptr, dy.get(), nullptr, nullptr, db.get(), 0, 3, 2, false, 0, 0};
   cuda_linear_backward(emulator_backend(), &no_rows);
   expect_same_bits("dbias", db.get(), before);
+}
+
+/* A slice of wider rows, as an adapter of the query heads alone has. */
+static void strided_and_scaled_products_are_those_of_dense_rows(void **) {
+  const int rows = 9, in = 7, out = 5, stride = 12;
+  TestRandom random(80);
+  DeviceArray<bf16> x(random.normals(size(rows * in))), w(random.normals(size(out * in)));
+  DeviceArray<bf16> dense(size(rows * out)), wide(random.normals(size(rows * stride)));
+  std::vector<bf16> before(wide.get(), wide.get() + wide.count());
+  Linear forward = {x.get(), w.get(), nullptr, dense.get(), rows, in, out, false, 0, 0};
+  cuda_linear(emulator_backend(), &forward);
+  forward.y = wide.get() + 3, forward.y_stride = stride, forward.scale = 0.5f;
+  cuda_linear(emulator_backend(), &forward);
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < stride; c++) {
+      size_t at = size(r * stride + c);
+      bool inside = c >= 3 && c < 3 + out;
+      double want = inside ? number(dense[size(r * out + c - 3)]) / 2 : number(before[at]);
+      assert_true(number(wide[at]) == want);
+    }
+  DeviceArray<bf16> dy(random.normals(size(rows * out))), dx(size(rows * in)), dx_wide(size(rows * in));
+  std::vector<bf16> none(size(out * in), bf16{0}), none_bias(size(out), bf16{0});
+  DeviceArray<bf16> dw(none), dw_wide(none), db(none_bias), db_wide(none_bias);
+  LinearBackward backward = {x.get(), w.get(), dy.get(), dx.get(), dw.get(), db.get(),
+                             rows,    in,      out,      false,    0,        0};
+  cuda_linear_backward(emulator_backend(), &backward);
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < out; c++) wide[size(r * stride + c + 3)] = dy[size(r * out + c)];
+  backward.dy = wide.get() + 3, backward.dy_stride = stride, backward.scale = 0.5f;
+  backward.dx = dx_wide.get(), backward.dweight = dw_wide.get(), backward.dbias = db_wide.get();
+  cuda_linear_backward(emulator_backend(), &backward);
+  for (size_t i = 0; i < dx.count(); i++) assert_true(number(dx_wide[i]) == number(dx[i]) / 2);
+  for (size_t i = 0; i < dw.count(); i++) assert_true(number(dw_wide[i]) == number(dw[i]) / 2);
+  for (size_t i = 0; i < db.count(); i++) assert_true(number(db_wide[i]) == number(db[i]));
 }
 
 int main() {
@@ -152,6 +188,7 @@ int main() {
       cmocka_unit_test(backward_accumulates_parameter_gradients),
       cmocka_unit_test(bias_gradient_sums_all_slices_and_blocks),
       cmocka_unit_test(outputs_may_be_left_out),
+      cmocka_unit_test(strided_and_scaled_products_are_those_of_dense_rows),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

@@ -123,6 +123,9 @@ static void gradient_over_several_tiles_of_the_same_row(void **) {
 
 /* 64 MiB hold fewer than 129 rows of 131200 logits. */
 static void chunks_sum_the_weight_gradient_once(void **) {
+#if defined(__SANITIZE_THREAD__)
+  skip(); /* too large for it */
+#endif
   const int rows = 130, hidden = 2, vocab = 131200;
   TestRandom random(30);
   DeviceArray<bf16> h(random.normals(rows * hidden)), w(random.normals(size(vocab) * hidden, 0.1f));
@@ -138,16 +141,17 @@ static void chunks_sum_the_weight_gradient_once(void **) {
   Vocab forward = {h.get(), w.get(), targets.get(), again.get(), nullptr, rows, hidden, vocab};
   cuda_vocab(emulator_backend(), &forward);
   expect_same_bits("logprob", again.get(), std::vector<float>(logprob.get(), logprob.get() + rows));
-  /* Nearly uniform probabilities: a row's gradient is its own hidden state or weight, less means near 0,
-   * times dlogprob. Rows of the vocabulary that are no target have next to none. */
+  /* A row's gradient is its own weight, less the mean weight, times dlogprob. Weights are normal with variance
+   * 0.01, so under probabilities that grow as e^(h w) their mean is 0.01 h. Rows of the vocabulary that are no
+   * target have next to no gradient. */
   std::vector<double> dweight_want(dweight.count(), 0.0), dhidden_want(dhidden.count());
   for (size_t i = 0; i < dhidden_want.size(); i++) {
     double scale = number(d[i / hidden]);
     dweight_want[i] = scale * number(h[i]);
-    dhidden_want[i] = scale * number(w[i]);
+    dhidden_want[i] = scale * (number(w[i]) - 0.01 * number(h[i]));
   }
   expect_close("dweight", dweight.get(), dweight_want, 5e-3, 1e-2);
-  expect_close("dhidden", dhidden.get(), dhidden_want, 5e-3, 5e-2);
+  expect_close("dhidden", dhidden.get(), dhidden_want, 1e-2, 1e-2);
 }
 
 static void no_rows_do_nothing(void **) {

@@ -196,6 +196,31 @@ static void no_token_sees_a_later_one_or_another_sequence(void **state) {
   check_end(&c);
 }
 
+static void the_baseline_computes_the_same(void **state) {
+  (void)state;
+  static const int lengths[] = {1, 0, 37, 130, 64};
+  Check c;
+  check_begin(&c, "attention baseline");
+  Case k = make_case(&c, lengths, 5, 6, 2, 24, 1.5);
+  size_t n = (size_t)k.tokens * k.heads;
+  double *out = NEW(&c.arena, double, n *k.dim), *lse = NEW(&c.arena, double, n);
+  reference(&k, out, lse);
+  Attention op = {.sequences = sequences_of(&k),
+                  .qkv = k.qkv32,
+                  .out = k.out,
+                  .lse = k.lse,
+                  .heads = k.heads,
+                  .kv_heads = k.kv_heads,
+                  .head_dim = k.dim};
+  const char *name = NULL;
+  assert_true(k.backend->attention_baseline(k.backend, &op, 0, &name));
+  assert_non_null(name);
+  check_close(&c, "out", k.out, out, n * k.dim, 2e-5);
+  check_close(&c, "lse", k.lse, lse, n, 2e-5);
+  assert_false(k.backend->attention_baseline(k.backend, &op, 1, &name));
+  check_end(&c);
+}
+
 static void threads_change_no_bit(void **state) {
   (void)state;
   static const int lengths[] = {130, 1, 77, 300, 64};
@@ -299,6 +324,7 @@ int main(void) {
       cmocka_unit_test(threads_change_no_bit),
       cmocka_unit_test(decoding_equals_the_last_row_of_full_attention),
       cmocka_unit_test(a_decoded_row_has_the_same_bits_alone),
+      cmocka_unit_test(the_baseline_computes_the_same),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

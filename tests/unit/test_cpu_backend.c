@@ -1,4 +1,6 @@
 /* Memory, copies and conversions of the CPU backend. */
+#include <time.h>
+
 #include "gradcheck.h"
 
 static void memory_is_counted_and_given_back(void **state) {
@@ -60,7 +62,29 @@ static void uploads_come_back_by_download(void **state) {
   assert_int_equal(backend->synchronize(backend), OK);
   backend->free(backend, device);
   backend->free(backend, other);
-  assert_false(backend->record_begin(backend));
+  assert_false(backend->records);
+  check_end(&check);
+}
+
+/* Copies of any size, and those whose source and target overlap. */
+static void large_copies_are_whole(void **state) {
+  (void)state;
+  Check check;
+  check_begin(&check, "large copies");
+  static const size_t sizes[] = {(1 << 20) - 1, 1 << 20, (3 << 20) + 5};
+  enum { SHIFT = 12345 };
+  for (int i = 0; i < 3; i++) {
+    size_t bytes = sizes[i];
+    unsigned char *from = NEW(&check.arena, unsigned char, bytes + SHIFT),
+                  *to = NEW(&check.arena, unsigned char, bytes + 1);
+    for (size_t j = 0; j < bytes; j++) from[j] = (unsigned char)(j * 2654435761u >> 13);
+    to[bytes] = 77;
+    check.backend->copy(check.backend, to, from, bytes);
+    assert_memory_equal(to, from, bytes);
+    assert_int_equal(to[bytes], 77);
+    check.backend->copy(check.backend, from + SHIFT, from, bytes);
+    assert_memory_equal(from + SHIFT, to, bytes);
+  }
   check_end(&check);
 }
 
@@ -131,6 +155,7 @@ int main(void) {
       cmocka_unit_test(memory_is_counted_and_given_back),
       cmocka_unit_test(a_lack_of_memory_names_the_use_and_the_sizes),
       cmocka_unit_test(uploads_come_back_by_download),
+      cmocka_unit_test(large_copies_are_whole),
       cmocka_unit_test(bf16_rounds_to_the_nearest_even),
       cmocka_unit_test(conversions_cover_every_element_and_type),
       cmocka_unit_test(the_backend_describes_itself),

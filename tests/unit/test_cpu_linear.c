@@ -214,8 +214,62 @@ static void linear_has_the_same_bits_on_any_number_of_threads(void **state) {
   check_end(&check);
 }
 
+/* A slice of wider rows, as an adapter of the query heads alone has. Halving is exact. */
+static void strided_and_scaled_products_are_those_of_dense_rows(void **state) {
+  (void)state;
+  Check check;
+  check_begin(&check, "strides");
+  for (int round = 0; round < 20; round++) {
+    int left = check_size(&check, 0, 5), right = check_size(&check, 0, 5);
+    Case c =
+        new_case(&check, check_size(&check, 1, 70), check_size(&check, 1, 40), check_size(&check, 1, 40));
+    int stride = left + c.out + right;
+    size_t count = (size_t)c.rows * c.out, wide_count = (size_t)c.rows * stride;
+    float *dense = check_output(&check, count), *picked = check_output(&check, count);
+    float *wide = check_output(&check, wide_count);
+    Linear forward = linear_of(&c, false, false, dense);
+    check.backend->linear(check.backend, &forward);
+    forward.y = wide + left, forward.y_stride = stride, forward.scale = 0.5f;
+    check.backend->linear(check.backend, &forward);
+    for (int r = 0; r < c.rows; r++)
+      for (int o = 0; o < stride; o++) {
+        float y = wide[(size_t)r * stride + o];
+        if (o < left || o >= left + c.out) {
+          assert_true(isnan(y));
+          wide[(size_t)r * stride + o] = 1e9f; /* what the backward pass must not read */
+        } else {
+          picked[(size_t)r * c.out + o - left] = 2 * y;
+          wide[(size_t)r * stride + o] = c.dyf[(size_t)r * c.out + o - left];
+        }
+      }
+    check_same(&check, "y", picked, dense, count);
+    LinearBackward backward = backward_of(&c, false);
+    for (int pass = 0; pass < 2; pass++) {
+      memset(c.dw, 0, sizeof(float) * (size_t)c.out * c.in);
+      memset(c.db, 0, sizeof(float) * (size_t)c.out);
+      float *dx = check_output(&check, (size_t)c.rows * c.in),
+            *dw = check_output(&check, (size_t)c.out * c.in);
+      check.backend->linear_backward(check.backend, &backward);
+      if (pass == 0) {
+        memcpy(c.dx0, c.dx, sizeof(float) * (size_t)c.rows * c.in);
+        memcpy(c.dw0, c.dw, sizeof(float) * (size_t)c.out * c.in);
+        memcpy(c.db0, c.db, sizeof(float) * (size_t)c.out);
+        backward.dy = wide + left, backward.dy_stride = stride, backward.scale = 0.5f;
+        continue;
+      }
+      for (int i = 0; i < c.rows * c.in; i++) dx[i] = 2 * c.dx[i];
+      for (int i = 0; i < c.out * c.in; i++) dw[i] = 2 * c.dw[i];
+      check_same(&check, "dx", dx, c.dx0, (size_t)c.rows * c.in);
+      check_same(&check, "dw", dw, c.dw0, (size_t)c.out * c.in);
+      check_same(&check, "db", c.db, c.db0, c.out);
+    }
+  }
+  check_end(&check);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(strided_and_scaled_products_are_those_of_dense_rows),
       cmocka_unit_test(linear_equals_the_plain_product),
       cmocka_unit_test(linear_of_a_row_does_not_depend_on_the_other_rows),
       cmocka_unit_test(linear_backward_equals_the_plain_products),

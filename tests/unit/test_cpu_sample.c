@@ -13,6 +13,8 @@ static Draw make_draw(Check *c, int rows, int vocab, float temperature, float to
   size_t n = (size_t)rows * vocab;
   d.logits = check_floats(c, check_doubles(c, n, scale), n);
   int32_t *sample = NEW(&c->arena, int32_t, rows), *position = NEW(&c->arena, int32_t, rows);
+  RandomKey *key = NEW(&c->arena, RandomKey, 1);
+  *key = (RandomKey){check_size(c, 0, 1 << 30), RANDOM_TEST, 3};
   for (int i = 0; i < rows; i++) sample[i] = i * 7 + 1, position[i] = i % 5;
   d.op = (Sample){.logits = check_output(c, n),
                   .rows = rows,
@@ -20,7 +22,7 @@ static Draw make_draw(Check *c, int rows, int vocab, float temperature, float to
                   .temperature = temperature,
                   .top_p = top_p,
                   .top_k = top_k,
-                  .key = {check_size(c, 0, 1 << 30), RANDOM_TEST, 3},
+                  .key = key,
                   .sample = sample,
                   .position = position,
                   .token = NEW(&c->arena, int32_t, rows),
@@ -76,7 +78,7 @@ static void tokens_and_logprobs_follow_the_sorted_reference(void **state) {
     double *p = NEW(&c.arena, double, vocab);
     for (int i = 0; i < d.op.rows; i++) {
       reference(&d.op, d.logits + (size_t)i * vocab, p);
-      Random4 r = philox(d.op.key, (uint32_t)d.op.sample[i], (uint32_t)d.op.position[i]);
+      Random4 r = philox(*d.op.key, (uint32_t)d.op.sample[i], (uint32_t)d.op.position[i]);
       double u = ((double)r.v[0] + (double)r.v[1] * 0x1p-32) * 0x1p-32, sum = 0;
       int want = -1;
       for (int j = 0; j < vocab && want < 0; j++)
@@ -149,12 +151,15 @@ static void temperature_zero_takes_the_largest_and_the_lower_id_on_ties(void **s
   (void)state;
   Check c;
   check_begin(&c, "sample greedy");
-  Draw d = make_draw(&c, 9, 333, 0, 0.7f, 0, 5);
-  for (int i = 0; i < 9; i++) d.logits[i * 333 + 40 + i] = d.logits[i * 333 + 300] = 9;
-  run(&d);
-  for (int i = 0; i < 9; i++) {
-    assert_int_equal(d.op.token[i], 40 + i);
-    assert_true(d.op.logprob[i] == 0);
+  const float temperatures[] = {0, 1e-39f}; /* the reciprocal of the second is infinite */
+  for (int k = 0; k < 2; k++) {
+    Draw d = make_draw(&c, 9, 333, temperatures[k], 0.7f, 0, 5);
+    for (int i = 0; i < 9; i++) d.logits[i * 333 + 40 + i] = d.logits[i * 333 + 300] = 9;
+    run(&d);
+    for (int i = 0; i < 9; i++) {
+      assert_int_equal(d.op.token[i], 40 + i);
+      assert_true(d.op.logprob[i] == 0);
+    }
   }
   check_end(&c);
 }

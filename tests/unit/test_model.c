@@ -42,21 +42,24 @@ static DecoderConfig tiny(Form form) {
                          .tied = !llama};
 }
 
-static void open_fixture(Fixture *f, Form form) {
+static void open_for(Fixture *f, Form form, ActivationsUse use) {
   *f = (Fixture){0};
   DecoderConfig config = tiny(form);
   assert_int_equal(cpu_backend_open(0, &f->backend), OK);
-  assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, (ModelParts){0}, true, 7), OK);
-  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, true),
+  assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, NULL, (ModelParts){0}, true, 7),
+                   OK);
+  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, use),
                    OK);
   assert_int_equal(model_rows_allocate(&f->rows, &f->model, MAX_TOKENS, true), OK);
+  /* Scratch memory that nobody wrote is NaN. */
+  memset(f->rows.memory, 0xFF, model_rows_bytes(&config, f->backend->storage, MAX_TOKENS, true));
+  memset(f->activations.memory, 0xFF, f->activations.bytes);
   assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 16), OK);
-  /* NaN, so that nothing is read that was not written */
-  memset(f->activations.memory, 0xff, f->activations.bytes);
-  memset(f->rows.memory, 0xff, model_rows_bytes(&config, F32, MAX_TOKENS, true));
   f->logprob = NEW(&f->arena, float, MAX_TOKENS);
   f->dlogprob = NEW(&f->arena, float, MAX_TOKENS);
 }
+
+static void open_fixture(Fixture *f, Form form) { open_for(f, form, ACTIVATIONS_KEPT); }
 
 static void close_fixture(Fixture *f) {
   model_rows_free(&f->rows, f->backend);
@@ -144,7 +147,7 @@ static void gradient_matches_finite_differences(Form form) {
     }
     memcpy(p->master, weights, p->total * sizeof(float));
     double numeric = (value[0] - value[1]) / (2 * step);
-    if (!(fabs(numeric - norm) <= 0.02 * norm + 1e-2))
+    if (!(fabs(numeric - norm) <= 0.02 * norm + 1e-2)) /* NaN fails too */
       fail_msg("%s: gradient norm %g, by differences %g", tensor->name, norm, numeric);
   }
   close_fixture(&f);
@@ -163,6 +166,27 @@ static void llama_gradient_matches_finite_differences(void **state) {
 static void qwen3_gradient_matches_finite_differences(void **state) {
   (void)state;
   gradient_matches_finite_differences(QWEN3);
+}
+
+static void recomputed_activations_give_the_same_gradients(void **state) {
+  (void)state;
+  for (Form form = 0; form < FORMS; form++) {
+    float *grads[2];
+    size_t bytes[2], count = 0;
+    Fixture f[2];
+    for (int i = 0; i < 2; i++) {
+      open_for(&f[i], form, i ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT);
+      fill(&f[i].batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
+      forward(&f[i]);
+      backward(&f[i]);
+      grads[i] = f[i].model.parameters.grads;
+      count = f[i].model.parameters.total;
+      bytes[i] = f[i].activations.bytes;
+    }
+    assert_memory_equal(grads[0], grads[1], count * sizeof(float));
+    assert_true(bytes[1] < bytes[0]);
+    for (int i = 0; i < 2; i++) close_fixture(&f[i]);
+  }
 }
 
 static void a_sequence_does_not_depend_on_its_neighbours(void **state) {
@@ -237,6 +261,7 @@ int main(void) {
       cmocka_unit_test(gpt2_gradient_matches_finite_differences),
       cmocka_unit_test(llama_gradient_matches_finite_differences),
       cmocka_unit_test(qwen3_gradient_matches_finite_differences),
+      cmocka_unit_test(recomputed_activations_give_the_same_gradients),
       cmocka_unit_test(a_sequence_does_not_depend_on_its_neighbours),
       cmocka_unit_test(decode_equals_forward),
   };

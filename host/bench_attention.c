@@ -1,0 +1,152 @@
+/* Benchmarks of attention in its three forms, the rotary embedding and the key-value cache. In the formulas w
+ * is the width of a stored element, d the head dimension, Hq and Hkv the query and key-value heads, T the
+ * length of a sequence and N the sum of all T. */
+#include <string.h>
+
+#include "bench_kernels.h"
+
+static size_t qkv_width(const BenchShape *shape) {
+  return (size_t)(shape->heads + 2 * shape->kv_heads) * shape->head_dim;
+}
+
+static Sequences sequences_of(BenchInputs *in, const BenchShape *shape, double *squares) {
+  int32_t *cu;
+  Sequences s = bench_sequences(in, shape->sequences, shape->shortest, shape->longest, &cu);
+  *squares = 0;
+  for (int b = 0; b < s.count; b++) {
+    double length = cu[b + 1] - cu[b];
+    *squares += length * length;
+  }
+  return s;
+}
+
+static const char *attention_size(BenchInputs *in, const BenchShape *shape, const Sequences *s) {
+  if (shape->shortest == shape->longest)
+    return arena_print(in->arena, "%d x %d, %d/%d heads of %d", s->count, shape->longest, shape->heads,
+                       shape->kv_heads, shape->head_dim);
+  return arena_print(in->arena, "%d x %d..%d, %d/%d heads of %d", s->count, shape->shortest, shape->longest,
+                     shape->heads, shape->kv_heads, shape->head_dim);
+}
+
+/* 2 d Hq sum T^2 operations (the causal half); qkv is read, out and lse are written. */
+static void make_attention(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  double squares;
+  Sequences s = sequences_of(in, shape, &squares);
+  size_t N = (size_t)s.tokens, out = (size_t)shape->heads * shape->head_dim;
+  call->op =
+      BENCH_OP(in, Attention, .sequences = s, .qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION),
+               .out = bench_output(in, N * out * dtype_bytes(in->backend->storage)),
+               .lse = bench_output(in, N * (size_t)shape->heads * sizeof(float)), .heads = shape->heads,
+               .kv_heads = shape->kv_heads, .head_dim = shape->head_dim);
+  call->operations = 2.0 * (double)out * squares;
+  call->bytes = width_of(in) * (double)(N * (qkv_width(shape) + out)) + 4.0 * (double)N * shape->heads;
+  call->size = attention_size(in, shape, &s);
+}
+
+static bool run_attention_baseline(Backend *backend, const void *op, int which, const char **name) {
+  return backend->attention_baseline && backend->attention_baseline(backend, op, which, name);
+}
+
+/* 5 d Hq sum T^2 operations; qkv, out, dout and lse are read, dqkv is written. out and lse are the forward
+ * pass's own, so that the probabilities are. */
+static void make_attention_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  double squares;
+  Sequences s = sequences_of(in, shape, &squares);
+  size_t N = (size_t)s.tokens, width = (size_t)shape->heads * shape->head_dim;
+  size_t bytes = dtype_bytes(in->backend->storage);
+  const void *qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION);
+  void *out = bench_output(in, N * width * bytes);
+  float *lse = bench_output(in, N * (size_t)shape->heads * sizeof(float));
+  if (in->status == OK)
+    in->backend->attention(in->backend, &(Attention){.sequences = s,
+                                                     .qkv = qkv,
+                                                     .out = out,
+                                                     .lse = lse,
+                                                     .heads = shape->heads,
+                                                     .kv_heads = shape->kv_heads,
+                                                     .head_dim = shape->head_dim});
+  call->op = BENCH_OP(in, AttentionBackward, .sequences = s, .qkv = qkv, .out = out,
+                      .dout = bench_numbers(in, N * width, WEIGHT), .lse = lse,
+                      .dqkv = bench_output(in, N * qkv_width(shape) * bytes), .heads = shape->heads,
+                      .kv_heads = shape->kv_heads, .head_dim = shape->head_dim);
+  call->operations = 5.0 * (double)width * squares;
+  call->bytes =
+      width_of(in) * (double)(N * (2 * qkv_width(shape) + 2 * width)) + 4.0 * (double)N * shape->heads;
+  call->size = attention_size(in, shape, &s);
+}
+
+/* The query and key heads are read and written. */
+static void make_rope(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  double squares;
+  Sequences s = sequences_of(in, shape, &squares);
+  call->op = BENCH_OP(in, Rope, .qkv = bench_numbers(in, (size_t)s.tokens * qkv_width(shape), ACTIVATION),
+                      .positions = bench_integers(in, s.tokens, 0, shape->longest - 1, NULL),
+                      .rows = s.tokens, .heads = shape->heads, .kv_heads = shape->kv_heads,
+                      .head_dim = shape->head_dim, .theta = 10000);
+  call->bytes = 2 * width_of(in) * s.tokens * (shape->heads + shape->kv_heads) * (double)shape->head_dim +
+                4.0 * s.tokens;
+  call->size = attention_size(in, shape, &s);
+}
+
+/* 4 w Hkv d a row: keys and values are read and written. */
+static void make_kv_store(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  double squares;
+  Sequences s = sequences_of(in, shape, &squares);
+  size_t N = (size_t)s.tokens, cached = 2 * (size_t)shape->kv_heads * shape->head_dim;
+  call->op =
+      BENCH_OP(in, KvStore, .qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION),
+               .row = bench_steps(in, s.tokens, 0, 1),
+               .cache = bench_output(in, N * cached * dtype_bytes(in->backend->storage)), .rows = s.tokens,
+               .heads = shape->heads, .kv_heads = shape->kv_heads, .head_dim = shape->head_dim);
+  call->bytes = 2 * width_of(in) * (double)(N * cached) + 4.0 * (double)N;
+  call->size = attention_size(in, shape, &s);
+}
+
+/* Each key and value is read once, however many samples share it: 2 w Hkv d (posts' tokens + replies'
+ * tokens), and the new tokens' qkv and out. 4 d Hq operations a row and key. */
+static void make_attention_decode(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  int rows = shape->replies, posts = (rows + shape->samples - 1) / shape->samples;
+  size_t cached = 2 * (size_t)shape->kv_heads * shape->head_dim, out = (size_t)shape->heads * shape->head_dim;
+  int32_t *cu, *length, *post = NEW(in->arena, int32_t, rows + 1);
+  Sequences s = bench_sequences(in, posts, shape->shortest, shape->longest, &cu);
+  for (int r = 0; r < rows; r++) post[r] = r / shape->samples;
+  call->op = BENCH_OP(
+      in, AttentionDecode, .qkv = bench_numbers(in, (size_t)rows * qkv_width(shape), ACTIVATION),
+      .post_cache = bench_numbers(in, (size_t)s.tokens * cached, ACTIVATION), .post_cu_seqlens = s.cu_seqlens,
+      .post = bench_upload(in, post, (size_t)rows * sizeof *post),
+      .reply_cache = bench_numbers(in, (size_t)rows * shape->reply * cached, ACTIVATION),
+      .slot = bench_steps(in, rows, 0, 1), .reply_len = bench_integers(in, rows, 1, shape->reply, &length),
+      .rows = rows, .max_post = s.max_len, .max_reply = shape->reply, .heads = shape->heads,
+      .kv_heads = shape->kv_heads, .head_dim = shape->head_dim,
+      .out = bench_output(in, (size_t)rows * out * dtype_bytes(in->backend->storage)));
+  double reply_keys = 0, pairs = 0;
+  for (int r = 0; r < rows; r++) {
+    reply_keys += length[r];
+    pairs += length[r] + cu[post[r] + 1] - cu[post[r]];
+  }
+  call->operations = 4.0 * (double)out * pairs;
+  call->bytes =
+      width_of(in) * ((double)cached * (s.tokens + reply_keys) + rows * (double)(qkv_width(shape) + out)) +
+      12.0 * rows;
+  call->size = arena_print(in->arena, "%d rows, %d posts, %.0f keys", rows, posts, s.tokens + reply_keys);
+}
+
+BENCH_RUN(attention)
+BENCH_RUN(attention_backward)
+BENCH_RUN(rope)
+BENCH_RUN(kv_store)
+BENCH_RUN(attention_decode)
+
+static const BenchKernel rows[] = {
+    {"attention", SET_ALL, "causal, over packed sequences", make_attention, run_attention, NULL,
+     run_attention_baseline},
+    {"attention_backward", SET_ALL, "its gradient", make_attention_backward, run_attention_backward, NULL,
+     NULL},
+    {"attention_decode", SET_ALL, "one new token a row against caches", make_attention_decode,
+     run_attention_decode, NULL, NULL},
+    {"rope", SET_ALL, "rotary embedding in place", make_rope, run_rope, NULL, NULL},
+    {"kv_store", SET_RLHF | SET_LARGE | SET_TINY, "keys and values into a cache", make_kv_store, run_kv_store,
+     NULL, NULL},
+};
+
+const BenchKernels bench_attention_kernels = BENCH_ROWS(rows);

@@ -1,0 +1,26 @@
+/* Low-rank adapters of the decoder's products (LoRA, Hu et al. 2021). B starts at zero, so that training
+ * starts from the base model. */
+#ifndef POPALM_MODELS_ADAPTER_H
+#define POPALM_MODELS_ADAPTER_H
+
+#include "models/decoder.h"
+
+/* The decoder's products, each of which has targets: parts of its output that an adapter may be added to. */
+typedef enum Product { PRODUCT_QKV, PRODUCT_PROJ, PRODUCT_UP, PRODUCT_DOWN } Product;
+
+/* Declares the tensors of a layer: layers.<n>.lora.<target>.a and .b, which are not frozen. */
+void adapter_declare(Decoder *decoder, Arena *arena, int layer);
+
+/* y += the adapters' part, after the product itself. */
+void adapter_forward(const Decoder *decoder, int layer, Product product, const LayerActivations *a,
+                     const void *x, void *y, int rows);
+/* dx += the adapters' part, after the product's own; gradients of A and B. dlow: scratch [rows, rank] */
+void adapter_backward(const Decoder *decoder, int layer, Product product, const LayerActivations *a,
+                      const void *x, const void *dy, void *dx, void *dlow, int rows);
+
+/* Adds the adapter to the base weights of host tensors (all of the model's, in memory of their own) and takes
+ * its own tensors out of the list, for an export without adapter: W += alpha / rank B A. Returns the new
+ * count. */
+int adapter_merge(const Decoder *decoder, Arena *scratch, HostTensor *tensors, int count);
+
+#endif

@@ -1,0 +1,157 @@
+/* The emulator as a device of the program: backend.h's memory, copies and recordings on the host, and the CUDA
+ * backend's own table of operations. Linked with host/backend.c it answers to --device cuda, so that a whole
+ * experiment runs through the kernels on a machine without a GPU. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <functional>
+#include <vector>
+
+#include "operations.h"
+#include "primitives.cuh"
+
+namespace {
+
+typedef std::vector<std::function<void()>> Recording;
+
+Recording *recording; /* that submissions go to, instead of running */
+
+Status allocate(Backend *, size_t bytes, const char *, void **out) {
+  *out = device_alloc(bytes);
+  return OK;
+}
+
+void release(Backend *, void *memory) { device_free(memory); }
+
+/* Not part of a recording: the host's memory may be gone when it is replayed. */
+void transfer(const char *what, void *to, const void *from, size_t bytes) {
+  if (recording) {
+    fprintf(stderr, "emulator: %s while operations are recorded\n", what);
+    abort();
+  }
+  if (bytes) memcpy(to, from, bytes);
+}
+
+void upload(Backend *, void *to, const void *from, size_t bytes) { transfer("upload", to, from, bytes); }
+
+Status download(Backend *, void *to, const void *from, size_t bytes) {
+  transfer("download", to, from, bytes);
+  return OK;
+}
+
+void zero(Backend *, void *memory, size_t bytes) {
+  emulator_submit([=] {
+    if (bytes) memset(memory, 0, bytes);
+  });
+}
+
+void copy(Backend *, void *to, const void *from, size_t bytes) {
+  emulator_submit([=] {
+    if (bytes) memcpy(to, from, bytes);
+  });
+}
+
+Status synchronize(Backend *) { return OK; }
+
+void memory_of(Backend *, size_t *used, size_t *total) {
+  *used = 0;
+  *total = static_cast<size_t>(64) << 30;
+}
+
+void timer_start(Backend *) {}
+
+Status timer_stop(Backend *, double *seconds) {
+  *seconds = 0; /* the emulator's speed says nothing */
+  return OK;
+}
+
+void record_begin(Backend *) { recording = new Recording(); }
+
+void *record_end(Backend *) {
+  Recording *done = recording;
+  recording = nullptr;
+  return done;
+}
+
+void replay(Backend *, void *of) {
+  for (const std::function<void()> &work : *static_cast<Recording *>(of)) work();
+}
+
+void record_free(Backend *, void *of) { delete static_cast<Recording *>(of); }
+
+void close_device(Backend *backend) {
+  CudaState *state = cuda_state(backend);
+  device_free(state->workspace);
+  state->workspace = nullptr;
+}
+
+}  // namespace
+
+void emulator_submit(std::function<void()> work) {
+  if (recording)
+    recording->push_back(std::move(work));
+  else
+    work();
+}
+
+/* A workspace of its own for every operation, so that what it left unwritten is poison. A recorded operation keeps
+ * its workspace until the program ends. */
+void *cuda_workspace(Backend *backend, size_t bytes) {
+  static std::vector<void *> kept;
+  CudaState *state = cuda_state(backend);
+  if (recording) {
+    kept.push_back(device_alloc(bytes));
+    return kept.back();
+  }
+  device_free(state->workspace);
+  state->workspace = device_alloc(bytes);
+  return state->workspace;
+}
+
+void cuda_note(CudaState *, int error, const char *what) {
+  fprintf(stderr, "emulator: %s: error %d\n", what, error);
+  abort();
+}
+
+Backend *emulator_backend() {
+  static uint32_t counter;
+  static CudaState state;
+  static Backend backend;
+  state.sm_count = 3;
+  state.sm_version = 90;
+  state.grid_counter = &counter;
+  cuda_fill_operations(&backend);
+  backend.name = "cuda:0";
+  strcpy(backend.device, "the emulator of the tests");
+  backend.state = &state;
+  backend.alloc = allocate;
+  backend.free = release;
+  backend.upload = upload;
+  backend.download = download;
+  backend.zero = zero;
+  backend.copy = copy;
+  backend.synchronize = synchronize;
+  backend.memory = memory_of;
+  backend.timer_start = timer_start;
+  backend.timer_stop = timer_stop;
+  backend.records = true;
+  backend.record_begin = record_begin;
+  backend.record_end = record_end;
+  backend.replay = replay;
+  backend.record_free = record_free;
+  backend.close = close_device;
+  return &backend;
+}
+
+void device_wait() {}
+
+int cuda_backend_devices(void) { return 1; }
+const char *cuda_backend_problem(void) { return ""; }
+
+/* POPALM_EMULATOR_SCHEDULE: the number of the schedule under which the program's kernels run. */
+Status cuda_backend_open(int, Backend **out) {
+  const char *number = getenv("POPALM_EMULATOR_SCHEDULE");
+  emulator_schedule(schedule_number(number ? atoi(number) % schedules : 0));
+  *out = emulator_backend();
+  return OK;
+}

@@ -1,0 +1,72 @@
+# A whole run on the emulated CUDA device: close to the CPU's where rounding is all that differs, the same bytes under
+# another schedule of the threads, and interrupted and resumed.
+. tests/cli/lib.sh
+export OMP_NUM_THREADS=1
+
+cat >"$folder/model.json" <<'JSON'
+{"hidden": 24, "layers": 2, "heads": 3, "kv_heads": 3, "head_dim": 8, "mlp": 40, "max_positions": 64,
+ "norm": "layer", "rope": false, "activation": "gelu", "bias": true, "qkv_bias": true, "tied": true}
+JSON
+cat >"$folder/llama.json" <<'JSON'
+{"hidden": 24, "layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 48, "max_positions": 64,
+ "norm": "rms", "rope": true, "activation": "swiglu", "bias": false, "qkv_bias": true, "tied": false}
+JSON
+cat >"$folder/tiny.json" <<JSON
+{
+  "name": "tiny", "seed": 7,
+  "data": {"synth": {"train_posts": 12, "dev_posts": 4, "replies_per_post": 3}, "max_post_tokens": 20, "max_reply_tokens": 10},
+  "tokenizer": {"train": {"vocab_size": 290}},
+  "model": {"preset": "$folder/model.json"},
+  "sft": {"epochs": 8, "tokens_per_batch": 128, "replies_per_post": 1, "lr": 1e-2},
+  "reward": {"epochs": 0.5, "pairs_per_batch": 4, "lr": 1e-3},
+  "ppo": {"posts_per_step": 3, "samples_per_post": 2, "steps": 4, "minibatch": 2, "lr": 3e-4, "sample_every": 2,
+          "sampling": {"temperature": 1, "top_p": 0.9}, "curriculum": {"pace": null, "rank": null}},
+  "evaluate": {"posts": 2, "replies": [1, 2]}
+}
+JSON
+
+# last_value FOLDER STAGE METRIC: of the stage's last step
+last_value() { sed -n "s/.*\"$3\": *\([-0-9.e+]*\).*/\1/p" "$1"/stages/"$2"-*/metrics.jsonl | tail -n 1; }
+
+# close_to A B TOLERANCE WHAT
+close_to() {
+  awk -v a="$1" -v b="$2" -v t="$3" 'BEGIN { d = a - b; if (d < 0) d = -d; m = b < 0 ? -b : b; exit !(a != "" && b != "" && d <= t * m) }' ||
+    complain "$4 is $1 and should be near $2"
+}
+
+# on_both FOLDER OPTION...: the same experiment on both devices. Until PPO both see the same data.
+on_both() {
+  out=$1
+  shift
+  expect_status 0 run "$folder/tiny.json" --out "$out-cpu" --device cpu "$@"
+  expect_status 0 run "$folder/tiny.json" --out "$out-cuda" --device cuda "$@"
+  for metric in loss dev_loss grad_norm; do
+    close_to "$(last_value "$out-cuda" sft $metric)" "$(last_value "$out-cpu" sft $metric)" 0.05 "sft $metric"
+  done
+  close_to "$(last_value "$out-cuda" reward loss)" "$(last_value "$out-cpu" reward loss)" 0.05 "reward loss"
+  for metric in kl policy_loss value_loss entropy; do
+    [ -n "$(last_value "$out-cuda" ppo $metric)" ] || complain "ppo $metric should be a number"
+  done
+}
+
+on_both "$folder/gpt2"
+export POPALM_EMULATOR_SCHEDULE=5
+on_both "$folder/llama" --set model.preset="$folder/llama.json"
+expect_status 0 run "$folder/tiny.json" --out "$folder/other" --device cuda
+cmp -s "$folder/gpt2-cuda/tiny/results.json" "$folder/other/tiny/results.json" ||
+  complain "results.json should not depend on the order of the threads"
+
+last="popalm run (interrupted)"
+env --default-signal=INT "$popalm" run "$folder/tiny.json" --out "$folder/again" --device cuda --set checkpoint.every_steps=1 \
+  >"$folder/out" 2>"$folder/err" </dev/null &
+process=$!
+while kill -0 $process 2>/dev/null && ! ls "$folder"/again/stages/sft-*/state.safetensors >/dev/null 2>&1; do sleep 0.02; done
+kill -INT $process
+status=0
+wait $process || status=$?
+[ "$status" = 130 ] || complain "status 130 expected"
+expect_status 0 run "$folder/tiny.json" --out "$folder/again" --device cuda
+cmp -s "$folder/gpt2-cuda/tiny/results.json" "$folder/again/tiny/results.json" ||
+  complain "results.json should be the same bytes after an interruption"
+expect_status 0 devices
+expect_output '^cuda:0: the emulator of the tests'

@@ -1,0 +1,285 @@
+/* Low-rank adapters: what they add, their gradients, their files. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/text.h"
+#include "batch.h"
+#include "models/model.h"
+#include "testing.h"
+
+enum { VOCAB = 31, MAX_TOKENS = 64, ROWS_MAX = 64 };
+
+typedef struct Fixture {
+  Arena arena;
+  Backend *backend;
+  const char *folder; /* base, adapter and merged stand in it */
+  Activations activations;
+  ModelRows rows;
+  Batch batch;
+  float logprob[ROWS_MAX], dlogprob[ROWS_MAX];
+} Fixture;
+
+static DecoderConfig config_of(bool llama) {
+  return (DecoderConfig){.vocab = VOCAB,
+                         .hidden = 16,
+                         .layers = 2,
+                         .heads = 4,
+                         .kv_heads = llama ? 2 : 4,
+                         .head_dim = 8,
+                         .mlp = 24,
+                         .max_positions = 64,
+                         .norm = llama ? NORM_RMS : NORM_LAYER,
+                         .norm_epsilon = 1e-5f,
+                         .rope = llama,
+                         .rope_theta = 10000,
+                         .activation = llama ? ACTIVATION_SWIGLU : ACTIVATION_GELU,
+                         .bias = !llama,
+                         .qkv_bias = true,
+                         .tied = !llama};
+}
+
+/* Every target that the family has, the whole of qkv beside its parts. */
+static LoraConfig every_target(bool llama) {
+  LoraConfig lora = {.rank = 3, .alpha = 5};
+  for (int t = 0; t < LORA_TARGETS; t++) lora.target[t] = llama || t != LORA_GATE;
+  return lora;
+}
+
+static const char *path_of(Fixture *f, const char *name) { return path_join(&f->arena, f->folder, name); }
+
+static void open_fixture(Fixture *f, bool llama, Model *base) {
+  *f = (Fixture){0};
+  char template[] = "/tmp/popalm-adapter-XXXXXX";
+  f->folder = arena_strdup(&f->arena, mkdtemp(template));
+  DecoderConfig config = config_of(llama);
+  assert_int_equal(cpu_backend_open(0, &f->backend), OK);
+  assert_int_equal(model_create(&f->arena, base, f->backend, &config, NULL, (ModelParts){0}, true, 7), OK);
+  const char *folders[] = {"base", "adapter", "merged"};
+  for (int i = 0; i < 3; i++) assert_int_equal(make_folders(path_of(f, folders[i])), OK);
+  assert_int_equal(model_save(base, path_of(f, "base")), OK);
+  config.lora = every_target(llama);
+  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, ACTIVATIONS_KEPT),
+                   OK);
+  assert_int_equal(model_rows_allocate(&f->rows, base, MAX_TOKENS, ACTIVATIONS_KEPT), OK);
+  assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 8), OK);
+  const int lengths[] = {11, 2, 17, 1, 7};
+  for (int s = 0; s < 5; s++) {
+    int32_t tokens[32];
+    for (int t = 0; t < lengths[s]; t++) tokens[t] = (7 * t + 5 * s + 3) % VOCAB;
+    batch_add(&f->batch, tokens, lengths[s], lengths[s] / 2 + 1);
+  }
+  batch_upload(&f->batch);
+}
+
+static void close_fixture(Fixture *f, Model *base) {
+  char command[256];
+  snprintf(command, sizeof command, "rm -r '%s'", f->folder);
+  assert_int_equal(system(command), 0);
+  model_rows_free(&f->rows, f->backend);
+  activations_free(&f->activations, f->backend);
+  batch_free(&f->batch);
+  model_free(base);
+  f->backend->close(f->backend);
+  arena_free(&f->arena);
+}
+
+static void adapt(Fixture *f, Model *model, bool llama, const Model *lender, double b_scale) {
+  DecoderConfig config = config_of(llama);
+  config.lora = every_target(llama);
+  assert_int_equal(model_create(&f->arena, model, f->backend, &config, path_of(f, "base"),
+                                (ModelParts){.frozen_from = lender}, true, 9),
+                   OK);
+  Parameters *p = &model->parameters;
+  for (int i = 0; i < p->count; i++) {
+    const char *name = p->list[i].name;
+    float *b = parameters_weight(p, i);
+    if (name[strlen(name) - 1] != 'b' || p->list[i].frozen) continue;
+    for (size_t j = 0; j < p->list[i].count; j++)
+      b[j] = (float)(b_scale * random_normal((RandomKey){3, RANDOM_TEST, (uint32_t)i}, (uint32_t)j, 0));
+  }
+}
+
+static double forward(Fixture *f, const Model *model) {
+  DecoderInput input = batch_input(&f->batch);
+  const Decoder *decoder = &model->decoder;
+  decoder_forward(decoder, &f->activations, &input);
+  model_rows_forward(model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows);
+  f->backend->vocab(f->backend,
+                    &(Vocab){.hidden = f->rows.normed,
+                             .weight = parameters_weight(&model->parameters, decoder->vocab_weight),
+                             .targets = f->batch.device.targets,
+                             .logprob = f->logprob,
+                             .rows = f->batch.rows,
+                             .hidden_size = decoder->config.hidden,
+                             .vocab = VOCAB});
+  double sum = 0;
+  for (int i = 0; i < f->batch.rows; i++) sum += (double)f->logprob[i] * (1 + i % 3);
+  return sum;
+}
+
+static void backward(Fixture *f, const Model *model) {
+  const Parameters *p = &model->parameters;
+  for (int i = 0; i < f->batch.rows; i++) f->dlogprob[i] = (float)(1 + i % 3);
+  f->backend->zero(f->backend, p->grads, p->total * sizeof(float));
+  f->backend->vocab_backward(f->backend,
+                             &(VocabBackward){.hidden = f->rows.normed,
+                                              .weight = parameters_weight(p, model->decoder.vocab_weight),
+                                              .targets = f->batch.device.targets,
+                                              .dlogprob = f->dlogprob,
+                                              .dhidden = f->rows.dnormed,
+                                              .dweight = parameters_grad(p, model->decoder.vocab_weight),
+                                              .rows = f->batch.rows,
+                                              .hidden_size = model->decoder.config.hidden,
+                                              .vocab = VOCAB});
+  DecoderInput input = batch_input(&f->batch);
+  model_rows_backward(model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows, &input);
+}
+
+static void an_untrained_adapter_changes_nothing(void **state) {
+  (void)state;
+  for (int llama = 0; llama < 2; llama++) {
+    Fixture f;
+    Model base, model;
+    open_fixture(&f, llama, &base);
+    double want = forward(&f, &base);
+    adapt(&f, &model, llama, NULL, 0);
+    assert_true(forward(&f, &model) == want);
+    model_free(&model);
+    close_fixture(&f, &base);
+  }
+}
+
+static void merged_weights_equal_the_adapter(void **state) {
+  (void)state;
+  for (int llama = 0; llama < 2; llama++) {
+    Fixture f;
+    Model base, model, merged;
+    open_fixture(&f, llama, &base);
+    double plain = forward(&f, &base);
+    adapt(&f, &model, llama, NULL, 0.3);
+    double want = forward(&f, &model);
+    assert_true(fabs(want - plain) > 0.1);
+    assert_int_equal(model_save_merged(&model, path_of(&f, "merged")), OK);
+    assert_int_equal(
+        model_load(&f.arena, &merged, f.backend, path_of(&f, "merged"), (ModelParts){0}, false, 1), OK);
+    assert_int_equal(merged.decoder.config.lora.rank, 0);
+    double got = forward(&f, &merged);
+    if (fabs(got - want) > 1e-4 * fabs(want)) fail_msg("merged %g, adapter %g", got, want);
+    model_free(&merged);
+    model_free(&model);
+    close_fixture(&f, &base);
+  }
+}
+
+/* As in test_model.c: along the gradient of one tensor the loss rises by the gradient's norm. */
+static void gradients_match_finite_differences(void **state) {
+  (void)state;
+  for (int llama = 0; llama < 2; llama++) {
+    Fixture f;
+    Model base, model;
+    open_fixture(&f, llama, &base);
+    adapt(&f, &model, llama, NULL, 0.3);
+    forward(&f, &model);
+    backward(&f, &model);
+    Parameters *p = &model.parameters;
+    float *grads = NEW(&f.arena, float, p->total), *weights = NEW(&f.arena, float, p->total);
+    memcpy(grads, p->grads, p->total * sizeof(float));
+    memcpy(weights, p->weights, p->total * sizeof(float));
+    int checked = 0;
+    for (int i = 0; i < p->count; i++) {
+      const Parameter *tensor = &p->list[i];
+      if (tensor->frozen) {
+        assert_null(parameters_grad(p, i));
+        continue;
+      }
+      double norm = 0;
+      for (size_t j = tensor->offset; j < tensor->offset + tensor->count; j++)
+        norm += (double)grads[j] * (double)grads[j];
+      norm = sqrt(norm);
+      if (norm < 1e-3) continue; /* what softmax ignores */
+      double step = 1e-2, value[2];
+      for (int side = 0; side < 2; side++) {
+        for (size_t j = tensor->offset; j < tensor->offset + tensor->count; j++)
+          ((float *)p->weights)[j] = weights[j] + (float)((side ? -step : step) * (double)grads[j] / norm);
+        value[side] = forward(&f, &model);
+      }
+      memcpy(p->weights, weights, p->total * sizeof(float));
+      double numeric = (value[0] - value[1]) / (2 * step);
+      if (fabs(numeric - norm) > 0.02 * norm + 1e-2)
+        fail_msg("%s: gradient norm %g, by differences %g", tensor->name, norm, numeric);
+      checked++;
+    }
+    assert_true(checked >= 2 * 2 * 6);
+    model_free(&model);
+    close_fixture(&f, &base);
+  }
+}
+
+static void a_file_holds_the_adapter_and_names_its_base(void **state) {
+  (void)state;
+  Fixture f;
+  Model base, model, loaded;
+  open_fixture(&f, true, &base);
+  adapt(&f, &model, true, NULL, 0.3);
+  double want = forward(&f, &model);
+  assert_int_equal(model_save(&model, path_of(&f, "adapter")), OK);
+  Checkpoint checkpoint;
+  assert_int_equal(checkpoint_open(&f.arena, path_of(&f, "adapter/model.safetensors"), &checkpoint), OK);
+  assert_int_equal(checkpoint.count, 2 * 2 * LORA_TARGETS); /* A and B of two layers, nothing of the base */
+  checkpoint_close(&checkpoint);
+  assert_int_equal(
+      model_load(&f.arena, &loaded, f.backend, path_of(&f, "adapter"), (ModelParts){0}, false, 1), OK);
+  assert_true(forward(&f, &loaded) == want);
+  model_free(&loaded);
+  model_free(&model);
+  close_fixture(&f, &base);
+}
+
+static void several_adapters_share_one_base(void **state) {
+  (void)state;
+  Fixture f;
+  Model base, first, second;
+  open_fixture(&f, true, &base);
+  size_t before, after, total;
+  adapt(&f, &first, true, NULL, 0.3);
+  double want = forward(&f, &first);
+  f.backend->memory(f.backend, &before, &total);
+  adapt(&f, &second, true, &first, 0.3);
+  f.backend->memory(f.backend, &after, &total);
+  assert_ptr_equal(first.parameters.frozen, second.parameters.frozen);
+  assert_true(after - before < first.parameters.total * 4 * sizeof(float) + 64);
+  assert_true(forward(&f, &second) == want);
+  model_free(&second);
+  assert_true(forward(&f, &first) == want);
+  model_free(&first);
+  close_fixture(&f, &base);
+}
+
+static void an_adapter_without_a_base_is_refused(void **state) {
+  (void)state;
+  Fixture f;
+  Model base, model;
+  open_fixture(&f, false, &base);
+  DecoderConfig config = config_of(false);
+  config.lora = every_target(false);
+  assert_int_equal(model_create(&f.arena, &model, f.backend, &config, NULL, (ModelParts){0}, true, 1),
+                   INVALID);
+  assert_non_null(strstr(error_message(), "model.from"));
+  model_free(&model);
+  config.lora.rank = 0;
+  close_fixture(&f, &base);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(an_untrained_adapter_changes_nothing),
+      cmocka_unit_test(merged_weights_equal_the_adapter),
+      cmocka_unit_test(gradients_match_finite_differences),
+      cmocka_unit_test(a_file_holds_the_adapter_and_names_its_base),
+      cmocka_unit_test(several_adapters_share_one_base),
+      cmocka_unit_test(an_adapter_without_a_base_is_refused),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
