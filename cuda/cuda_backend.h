@@ -63,6 +63,8 @@ void cuda_linear(Backend *backend, const Linear *op);
 void cuda_linear_backward(Backend *backend, const LinearBackward *op);
 void cuda_norm(Backend *backend, const Norm *op);
 void cuda_norm_backward(Backend *backend, const NormBackward *op);
+void cuda_qk_norm(Backend *backend, const QkNorm *op);
+void cuda_qk_norm_backward(Backend *backend, const QkNormBackward *op);
 void cuda_rope(Backend *backend, const Rope *op);
 void cuda_attention(Backend *backend, const Attention *op);
 void cuda_attention_backward(Backend *backend, const AttentionBackward *op);

@@ -14,6 +14,8 @@ static inline void cuda_fill_operations(Backend *backend) {
   backend->linear_backward = cuda_linear_backward;
   backend->norm = cuda_norm;
   backend->norm_backward = cuda_norm_backward;
+  backend->qk_norm = cuda_qk_norm;
+  backend->qk_norm_backward = cuda_qk_norm_backward;
   backend->rope = cuda_rope;
   backend->attention = cuda_attention;
   backend->attention_backward = cuda_attention_backward;

@@ -111,6 +111,28 @@ typedef struct NormBackward {
   int rows, hidden;
 } NormBackward;
 
+/* RMS norm of every query and key head over its own d values (Qwen3), in place on packed qkv rows before rope:
+ * y = x rstd gain, rstd = 1 / sqrt(mean of x^2 + epsilon). The query heads share one gain, the key heads
+ * another; the value heads stay. */
+typedef struct QkNorm {
+  void *qkv;                   /* [rows, (Hq + 2 Hkv) d] */
+  void *kept;                  /* [rows, (Hq + Hkv) d] the heads before; NULL when no backward follows */
+  float *rstd;                 /* [rows, Hq + Hkv]; NULL when no backward follows */
+  const void *q_gain, *k_gain; /* [d] */
+  int rows, heads, kv_heads, head_dim;
+  float epsilon;
+} QkNorm;
+
+/* From the gradient of what QkNorm left in qkv to the gradient of what stood there, in place. */
+typedef struct QkNormBackward {
+  void *dqkv;                  /* [rows, (Hq + 2 Hkv) d]; the value heads' part stays */
+  const void *kept;            /* from the forward pass */
+  const float *rstd;           /* from the forward pass */
+  const void *q_gain, *k_gain; /* [d] */
+  void *dq_gain, *dk_gain;     /* [d], accumulated; both NULL when the gains are frozen */
+  int rows, heads, kv_heads, head_dim;
+} QkNormBackward;
+
 /* Rotary embedding in place on the query and key heads of packed qkv rows, pairs (i, i + d/2) as in
  * the Llama and Qwen checkpoints: angle = position * theta^(-2i/d). inverse turns backwards, which is
  * also the gradient. */
@@ -412,6 +434,8 @@ struct Backend {
   void (*linear_backward)(Backend *, const LinearBackward *);
   void (*norm)(Backend *, const Norm *);
   void (*norm_backward)(Backend *, const NormBackward *);
+  void (*qk_norm)(Backend *, const QkNorm *);
+  void (*qk_norm_backward)(Backend *, const QkNormBackward *);
   void (*rope)(Backend *, const Rope *);
   void (*attention)(Backend *, const Attention *);
   void (*attention_backward)(Backend *, const AttentionBackward *);

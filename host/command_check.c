@@ -6,7 +6,7 @@
 
 #include "command_experiment.h"
 #include "commands.h"
-#include "models/decoder.h"
+#include "models/model.h"
 #include "statistics.h"
 #include "trainer.h"
 
@@ -64,8 +64,8 @@ static void print_memory(const char *what, double parameters, double activations
 /* The larger parts of each training stage, for a vocabulary of the size that is asked for. */
 static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
   DecoderConfig config;
-  TRY(decoder_config_read(arena, e->model_preset, &config));
-  config.vocab = e->tokenizer.vocab_size;
+  TRY(model_start(arena, e->model_preset, e->model_from, &config));
+  if (!config.vocab) config.vocab = e->tokenizer.vocab_size;
   Parameters parameters = {0};
   Decoder decoder = {0};
   decoder_declare(&decoder, arena, &config, &parameters);
@@ -73,8 +73,8 @@ static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
   double fixed = (double)parameters_bytes(&parameters, storage, false);
   double trained = (double)parameters_bytes(&parameters, storage, true);
   int longest = e->data.max_post_tokens + e->data.max_reply_tokens + 2;
-  printf("\nmodel %s: %zu parameters with a vocabulary of %d\n", e->model_preset,
-         parameters_elements(&parameters), config.vocab);
+  printf("\nmodel %s: %zu parameters with a vocabulary of %d\n",
+         e->model_from ? e->model_from : e->model_preset, parameters_elements(&parameters), config.vocab);
   printf("memory (%s)\n", plan->backend);
   print_memory("sft", trained,
                (double)activations_bytes(&config, storage, e->sft.tokens_per_batch, training_activations(e)));

@@ -152,6 +152,8 @@ typedef struct Experiment {
   uint64_t seed;
   const char *device;
   const char *model_preset; /* "model.preset": a name under models/presets or a path to a JSON file */
+  const char
+      *model_from; /* "model.from": the folder of a model to start from, or NULL: the preset, untrained */
   DataSettings data;
   TokenizerSettings tokenizer;
   SftSettings sft;

@@ -52,12 +52,14 @@ static Status check_data(const Layers *layers, const Experiment *e) {
 static Status check_files(const Layers *layers, const Experiment *e) {
   const struct {
     const char *key, *path;
-  } files[] = {{"data.train", e->data.train},
-               {"data.dev", e->data.dev},
-               {"data.pairs", e->data.pairs},
-               {"tokenizer.path", e->tokenizer.path},
-               {"evaluate.dictionary", e->evaluate.dictionary},
-               {"model.preset", strchr(e->model_preset, '/') ? e->model_preset : NULL}};
+  } files[] = {
+      {"data.train", e->data.train},
+      {"data.dev", e->data.dev},
+      {"data.pairs", e->data.pairs},
+      {"model.from", e->model_from ? path_join(layers->arena, e->model_from, "model.safetensors") : NULL},
+      {"tokenizer.path", e->tokenizer.path},
+      {"evaluate.dictionary", e->evaluate.dictionary},
+      {"model.preset", strchr(e->model_preset, '/') ? e->model_preset : NULL}};
   for (size_t i = 0; i < sizeof files / sizeof *files; i++)
     if (files[i].path && access(files[i].path, R_OK) != 0)
       return refuse_setting(layers, files[i].key, "\"%s\": the file %s cannot be read; correct the path",

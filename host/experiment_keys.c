@@ -170,6 +170,9 @@ const ExperimentKey experiment_keys[] = {
      .fallback = "\"gpt2-tiny\"",
      .offset = AT(model_preset),
      .help = "A model description under models/presets, or the path of one."},
+    FILE_("model.from", model_from,
+          "A model's folder (popalm import makes one) to start from instead of an untrained preset; its "
+          "tokenizer is taken unless \"tokenizer.path\" names one."),
 
     SECTION("sft", "Supervised fine-tuning: the likelihood of the replies."),
     POSITIVE("sft.epochs", sft.epochs, 10000, "3",

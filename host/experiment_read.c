@@ -132,11 +132,20 @@ static cJSON *resolve(const Layers *layers, Experiment *experiment) {
   return resolved;
 }
 
+/* A model that is started from brings its tokenizer along. */
+static void take_tokenizer_of_model(Arena *arena, Experiment *experiment) {
+  if (!experiment->model_from || experiment->tokenizer.path) return;
+  experiment->tokenizer.path = path_join(arena, experiment->model_from, "tokenizer.json");
+  cJSON *tokenizer = cJSON_GetObjectItemCaseSensitive(experiment->resolved, "tokenizer");
+  cJSON_ReplaceItemInObjectCaseSensitive(tokenizer, "path", cJSON_CreateString(experiment->tokenizer.path));
+}
+
 /* Turns the layers into one experiment and checks how its values fit together. */
 static Status finish(Layers *layers, Experiment *out) {
   normalise_switches(layers);
   *out = (Experiment){0};
   out->resolved = resolve(layers, out);
+  take_tokenizer_of_model(layers->arena, out);
   return experiment_check(layers, out);
 }
 

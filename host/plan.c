@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "models/config.h"
+#include "models/model.h"
 
 const char *plan_stage_name(StageId id) {
   static const char *const names[STAGE_COUNT] = {"world",        "tokenizer", "sft",         "reward",
@@ -71,6 +71,7 @@ static Status add_value(Keys *keys, Hash *hash, const char *path, const cJSON *v
   if (cJSON_IsString(value) && experiment_key_names_file(path)) {
     const char *file = value->valuestring, *hex;
     if (strcmp(path, "model.preset") == 0) TRY(decoder_preset_path(keys->arena, file, &file));
+    if (strcmp(path, "model.from") == 0) file = path_join(keys->arena, file, "model.safetensors");
     TRY(content_of(keys, file, &hex));
     hash_text(hash, hex);
     return OK;
@@ -191,14 +192,14 @@ static const char *make_label(Arena *arena, const Plan *plan, int index) {
  * length is known only with the tokenizer, when prompt_check looks again. */
 static Status check_context(Arena *arena, const char *path, const Experiment *experiment) {
   DecoderConfig config;
-  TRY(decoder_config_read(arena, experiment->model_preset, &config));
+  TRY(model_start(arena, experiment->model_preset, experiment->model_from, &config));
   int longest = experiment->data.max_post_tokens + experiment->data.max_reply_tokens + 2;
   if (longest <= config.max_positions) return OK;
   return fail(INVALID,
               "%s: a post of %d tokens with a reply of %d does not fit the %d positions of model %s; lower "
               "\"data.max_post_tokens\" or \"data.max_reply_tokens\"",
               path, experiment->data.max_post_tokens, experiment->data.max_reply_tokens, config.max_positions,
-              experiment->model_preset);
+              experiment->model_from ? experiment->model_from : experiment->model_preset);
 }
 
 Status plan_make(Arena *arena, const ExperimentFile *file, const Stage *table, const char *out, StageId until,

@@ -17,7 +17,7 @@ int sequence_max(const PromptCodec *codec) { return prompt_max(codec) + codec->m
 Status prompt_check(const PromptCodec *codec, const DecoderConfig *config, const char *preset) {
   if (sequence_max(codec) <= config->max_positions) return OK;
   return fail(INVALID,
-              "model.preset \"%s\": its context of %d tokens is shorter than instruction %d + post %d + "
+              "model \"%s\": its context of %d tokens is shorter than instruction %d + post %d + "
               "reply %d + 2; "
               "lower data.max_post_tokens or data.max_reply_tokens, or choose a model with a longer context",
               preset, config->max_positions, codec->instruction_count, codec->max_post_tokens,

@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "elements.h"
 
 enum { SAFE_MAX_RANK = 8 };
 
@@ -70,6 +71,10 @@ size_t safe_type_bytes(SafeType type);
  * kept as path.previous when keep_previous; when anything fails it stays where it was. */
 Status safetensors_write(const char *path, const SafeTensor *tensors, int count, const SafeMeta *meta,
                          int meta_count, bool keep_previous) CHECKED;
+/* The same where source gives the tensors that have no data, which are F32, F16 or BF16 of rank 1 or 2; so the
+ * file may be larger than memory. index is that into tensors. */
+Status safetensors_write_rows(const char *path, const SafeTensor *tensors, int count, const SafeMeta *meta,
+                              int meta_count, RowSource source, void *context) CHECKED;
 /* Maps a file and checks its header; messages name the file, the offset and the reason. */
 Status safetensors_open(Arena *arena, const char *path, SafeFile *out) CHECKED;
 void safetensors_close(SafeFile *file);

@@ -7,13 +7,17 @@
 #include "base/hash.h"
 #include "safetensors.h"
 
-enum { ALIGNMENT = 64, CHUNK = 1 << 20 };
+enum { ALIGNMENT = 64, CHUNK = 1 << 20, CHUNK_ELEMENTS = 1 << 20 };
 
 /* A file in the making: everything written is hashed on its way, so that nothing is read twice. */
 typedef struct Writer {
   const char *path, *temporary;
   int fd;
   Hash *hash;
+  const SafeTensor *tensors; /* as the caller gave them */
+  RowSource source;          /* of tensors without data */
+  void *context;
+  Status status; /* of source */
 } Writer;
 
 static void add_json_string(Text *text, const char *value) {
@@ -86,9 +90,39 @@ static bool put(Writer *writer, const char *data, size_t length) {
   return true;
 }
 
+static ElementType element_of(SafeType type) {
+  return type == SAFE_F16 ? ELEMENT_F16 : type == SAFE_BF16 ? ELEMENT_BF16 : ELEMENT_F32;
+}
+
+/* A tensor that source gives, about a million values at a time. */
+static bool put_rows(Writer *writer, const SafeTensor *tensor) {
+  int64_t rows = tensor->rank > 1 ? tensor->shape[0] : 1, cols = tensor->shape[tensor->rank > 1];
+  int64_t step = CHUNK_ELEMENTS / cols > 0 ? CHUNK_ELEMENTS / cols : 1;
+  if (step > rows) step = rows;
+  Arena scratch = {0};
+  float *values = NEW(&scratch, float, step *cols);
+  unsigned char *bytes = NEW(&scratch, unsigned char, (size_t)(step * cols) * safe_type_bytes(tensor->type));
+  bool good = true;
+  for (int64_t first = 0; first < rows && good; first += step) {
+    int64_t count = rows - first < step ? rows - first : step;
+    writer->status = writer->source(writer->context, (int)(tensor - writer->tensors), first, count, values);
+    if (writer->status != OK) good = false;
+    size_t total = (size_t)(count * cols);
+    if (good) elements[element_of(tensor->type)].write(bytes, values, total);
+    good = good && put(writer, (const char *)bytes, total * safe_type_bytes(tensor->type));
+  }
+  arena_free(&scratch);
+  return good;
+}
+
+static bool put_tensor(Writer *writer, const SafeTensor *tensor) {
+  return tensor->data || tensor_bytes(tensor) == 0 ? put(writer, tensor->data, tensor_bytes(tensor))
+                                                   : put_rows(writer, tensor);
+}
+
 static bool put_all(Writer *writer, const Text *header, const SafeTensor *const *order, int count) {
   bool good = put(writer, header->data, header->length);
-  for (int i = 0; good && i < count; i++) good = put(writer, order[i]->data, tensor_bytes(order[i]));
+  for (int i = 0; good && i < count; i++) good = put_tensor(writer, order[i]);
   if (!good) return false;
   char hex[SAFE_DIGITS + 1];
   hash_hex(writer->hash, hex);
@@ -114,38 +148,50 @@ static bool put_in_place(const Writer *writer, Arena *arena, bool keep_previous)
   return true;
 }
 
-static Status write_with(Arena *arena, const char *path, const SafeTensor *tensors, int count,
-                         const SafeMeta *meta, int meta_count, bool keep_previous) {
+static Status write_with(Arena *arena, Writer *writer, int count, const SafeMeta *meta, int meta_count,
+                         bool keep_previous) {
   const SafeTensor **order = NEW(arena, const SafeTensor *, count + 1);
-  for (int i = 0; i < count; i++) order[i] = &tensors[i];
+  for (int i = 0; i < count; i++) order[i] = &writer->tensors[i];
   qsort(order, (size_t)count, sizeof *order, larger_type_first);
   Text header = make_header(arena, order, count, meta, meta_count);
-  Writer writer = {.path = path, .temporary = arena_print(arena, "%s.tmp", path), .hash = hash_new(arena)};
-  writer.fd = open(writer.temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (writer.fd < 0)
-    return fail(FAILED, "%s: cannot be written: %s; check the folder and its rights", writer.temporary,
+  writer->temporary = arena_print(arena, "%s.tmp", writer->path);
+  writer->hash = hash_new(arena);
+  writer->fd = open(writer->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (writer->fd < 0)
+    return fail(FAILED, "%s: cannot be written: %s; check the folder and its rights", writer->temporary,
                 strerror(errno));
   errno = 0;
-  bool good = put_all(&writer, &header, order, count);
+  bool good = put_all(writer, &header, order, count);
   int reason = errno;
-  if (close(writer.fd) != 0 && good) {
+  if (close(writer->fd) != 0 && good) {
     good = false;
     reason = errno;
   }
-  if (good && !put_in_place(&writer, arena, keep_previous)) {
+  if (good && !put_in_place(writer, arena, keep_previous)) {
     good = false;
     reason = errno;
   }
   if (good) return OK;
-  unlink(writer.temporary);
-  return fail(FAILED, "%s: cannot be written: %s; free space or choose another folder", path,
+  unlink(writer->temporary);
+  if (writer->status != OK) return writer->status;
+  return fail(FAILED, "%s: cannot be written: %s; free space or choose another folder", writer->path,
               strerror(reason ? reason : ENOSPC));
 }
 
 Status safetensors_write(const char *path, const SafeTensor *tensors, int count, const SafeMeta *meta,
                          int meta_count, bool keep_previous) {
   Arena arena = {0};
-  Status status = write_with(&arena, path, tensors, count, meta, meta_count, keep_previous);
+  Writer writer = {.path = path, .tensors = tensors};
+  Status status = write_with(&arena, &writer, count, meta, meta_count, keep_previous);
+  arena_free(&arena);
+  return status;
+}
+
+Status safetensors_write_rows(const char *path, const SafeTensor *tensors, int count, const SafeMeta *meta,
+                              int meta_count, RowSource source, void *context) {
+  Arena arena = {0};
+  Writer writer = {.path = path, .tensors = tensors, .source = source, .context = context};
+  Status status = write_with(&arena, &writer, count, meta, meta_count, false);
   arena_free(&arena);
   return status;
 }

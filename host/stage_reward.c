@@ -88,8 +88,8 @@ static Status open_model(PairTask *task) {
     TRY(model_load(context->arena, model, backend, context->input[STAGE_SFT], parts, true, experiment->seed));
   } else {
     DecoderConfig config;
-    TRY(decoder_config_read(context->arena, experiment->model_preset, &config));
-    config.vocab = tokenizer_vocab_size(task->reward.codec.tokenizer);
+    TRY(model_start(context->arena, experiment->model_preset, experiment->model_from, &config));
+    if (!config.vocab) config.vocab = tokenizer_vocab_size(task->reward.codec.tokenizer);
     TRY(model_create(context->arena, model, backend, &config, NULL, parts, true, experiment->seed));
   }
   int pairs = experiment->reward.pairs_per_batch, max_tokens = 2 * pairs * sequence_max(&task->reward.codec);

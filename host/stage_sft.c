@@ -45,20 +45,36 @@ static Status sft_open_data(Sft *sft) {
   return examples_build(context->arena, &sft->dev, &sft->codec, 1, experiment->seed, &sft->dev_examples);
 }
 
+/* An untrained model takes its vocabulary from the tokenizer; one that is started from may have more rows. */
+static Status sft_config(const Sft *sft, DecoderConfig *config) {
+  const Experiment *experiment = sft->context->experiment;
+  const char *from = experiment->model_from;
+  int tokens = tokenizer_vocab_size(sft->codec.tokenizer);
+  TRY(model_start(sft->context->arena, experiment->model_preset, from, config));
+  if (!from) config->vocab = tokens;
+  if (config->vocab < tokens)
+    return fail(
+        INVALID,
+        "model.from %s has a vocabulary of %d, the tokenizer one of %d; use the model's own tokenizer", from,
+        config->vocab, tokens);
+  return prompt_check(&sft->codec, config, from ? from : experiment->model_preset);
+}
+
 static Status sft_open_model(Sft *sft) {
   const StageContext *context = sft->context;
   const Experiment *experiment = context->experiment;
   Backend *backend = context->backend;
   DecoderConfig config;
-  TRY(decoder_config_read(context->arena, experiment->model_preset, &config));
-  config.vocab = tokenizer_vocab_size(sft->codec.tokenizer);
-  TRY(prompt_check(&sft->codec, &config, experiment->model_preset));
+  TRY(sft_config(sft, &config));
   int max_tokens = experiment->sft.tokens_per_batch;
   if (max_tokens < sequence_max(&sft->codec))
     return fail(INVALID, "sft.tokens_per_batch %d is less than the longest sequence, %d tokens; raise it",
                 max_tokens, sequence_max(&sft->codec));
-  TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true,
-                   experiment->seed));
+  if (experiment->model_from)
+    TRY(model_load(context->arena, &sft->model, backend, experiment->model_from, (ModelParts){0}, true, 0));
+  else
+    TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true,
+                     experiment->seed));
   TRY(activations_allocate(&sft->activations, context->arena, &config, backend, max_tokens,
                            training_activations(experiment)));
   TRY(model_rows_allocate(&sft->rows, &sft->model, max_tokens, true));

@@ -36,6 +36,7 @@ static const Field fields[] = {
     {"activation", FIELD_NAME, AT(activation), {"gelu", "swiglu"}},
     {"bias", FIELD_BOOL, AT(bias), {0}},
     {"qkv_bias", FIELD_BOOL, AT(qkv_bias), {0}},
+    {"qk_norm", FIELD_BOOL, AT(qk_norm), {0}},
     {"tied", FIELD_BOOL, AT(tied), {0}},
 };
 enum { FIELD_COUNT = sizeof fields / sizeof *fields };
@@ -74,16 +75,16 @@ static Status parse_field(const Json *json, const cJSON *object, const Field *fi
   return OK;
 }
 
-static Status check_shape(const Json *json, const DecoderConfig *c) {
+Status decoder_config_check(const char *path, const DecoderConfig *c) {
   if (c->heads % c->kv_heads)
-    return fail(INVALID, "%s: heads %d is not a multiple of kv_heads %d; change one of them", json->path,
-                c->heads, c->kv_heads);
+    return fail(INVALID, "%s: heads %d is not a multiple of kv_heads %d; change one of them", path, c->heads,
+                c->kv_heads);
   if (c->head_dim % 8 || c->head_dim > 256)
-    return fail(INVALID, "%s: head_dim %d; use a multiple of 8 up to 256", json->path, c->head_dim);
+    return fail(INVALID, "%s: head_dim %d; use a multiple of 8 up to 256", path, c->head_dim);
   if (c->hidden % 8 || c->mlp % 8)
-    return fail(INVALID, "%s: hidden %d and mlp %d must be multiples of 8", json->path, c->hidden, c->mlp);
+    return fail(INVALID, "%s: hidden %d and mlp %d must be multiples of 8", path, c->hidden, c->mlp);
   if (c->lora.target[LORA_GATE] && c->activation != ACTIVATION_SWIGLU)
-    return fail(INVALID, "%s: an adapter of \"gate\", but the activation is gelu; use \"up\"", json->path);
+    return fail(INVALID, "%s: an adapter of \"gate\", but the activation is gelu; use \"up\"", path);
   return OK;
 }
 
@@ -125,12 +126,13 @@ Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig
                   item->string, near ? near : known[1]);
   }
   for (int i = 0; i < FIELD_COUNT; i++) {
-    bool defaulted = strcmp(fields[i].key, "vocab") == 0 || fields[i].type == FIELD_FLOAT;
+    bool defaulted = strcmp(fields[i].key, "vocab") == 0 || strcmp(fields[i].key, "qk_norm") == 0 ||
+                     fields[i].type == FIELD_FLOAT;
     if (defaulted && !cJSON_GetObjectItemCaseSensitive(object, fields[i].key)) continue;
     TRY(parse_field(json, object, &fields[i], (char *)out + fields[i].offset));
   }
   TRY(parse_lora(json, object, &out->lora));
-  return check_shape(json, out);
+  return decoder_config_check(json->path, out);
 }
 
 cJSON *decoder_config_json(const DecoderConfig *config) {

@@ -39,6 +39,7 @@ typedef struct DecoderConfig {
   ActivationKind activation;
   bool bias;     /* of norms, projections and MLP */
   bool qkv_bias; /* of the query, key and value projection */
+  bool qk_norm;  /* RMS norm of every query and key head before rope */
   bool tied;     /* the vocabulary layer is the token table */
   LoraConfig lora;
 } DecoderConfig;
@@ -53,5 +54,7 @@ int decoder_preset_names(Arena *arena, const char *const **out);
 /* An object of the same keys (with "vocab"), and back. */
 cJSON *decoder_config_json(const DecoderConfig *config);
 Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig *out) CHECKED;
+/* Whether the decoder can have these sizes; path is what the message begins with. */
+Status decoder_config_check(const char *path, const DecoderConfig *config) CHECKED;
 
 #endif

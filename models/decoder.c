@@ -44,6 +44,8 @@ void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Par
     l->norm1_bias = declare(&d, norm_bias, "attention_norm.bias", H, 0, INIT_ZEROS, 0);
     l->qkv = declare(&d, true, "attention.qkv.weight", qkv, H, INIT_NORMAL, std);
     l->qkv_bias = declare(&d, c->qkv_bias, "attention.qkv.bias", qkv, 0, INIT_ZEROS, 0);
+    l->q_norm = declare(&d, c->qk_norm, "attention.q_norm.gain", c->head_dim, 0, INIT_ONES, 0);
+    l->k_norm = declare(&d, c->qk_norm, "attention.k_norm.gain", c->head_dim, 0, INIT_ONES, 0);
     l->proj = declare(&d, true, "attention.proj.weight", H, q, INIT_NORMAL, residual_std);
     l->proj_bias = declare(&d, c->bias, "attention.proj.bias", H, 0, INIT_ZEROS, 0);
     l->norm2_gain = declare(&d, true, "mlp_norm.gain", H, 0, INIT_ONES, 0);
@@ -91,6 +93,10 @@ static LayerActivations carve_layer(Carver *carver, const DecoderConfig *c, size
   out.lse = carve(carver, n, c->heads, sizeof(float));
   out.rstd1 = carve(carver, n, 1, sizeof(float));
   out.rstd2 = carve(carver, n, 1, sizeof(float));
+  if (c->qk_norm) {
+    out.qk = carve(carver, n, (c->heads + c->kv_heads) * c->head_dim, element);
+    out.qk_rstd = carve(carver, n, c->heads + c->kv_heads, sizeof(float));
+  }
   if (c->norm == NORM_RMS) return out;
   out.mean1 = carve(carver, n, 1, sizeof(float));
   out.mean2 = carve(carver, n, 1, sizeof(float));
@@ -157,6 +163,23 @@ static void linear(const Decoder *decoder, const void *x, int weight, int bias, 
                                      .out = out});
 }
 
+static void qk_norm(const Decoder *decoder, int index, const LayerActivations *a, int rows) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  const DecoderLayer *l = &decoder->layer[index];
+  if (!c->qk_norm) return;
+  backend->qk_norm(backend, &(QkNorm){.qkv = a->qkv,
+                                      .kept = a->qk,
+                                      .rstd = a->qk_rstd,
+                                      .q_gain = WEIGHT(l->q_norm),
+                                      .k_gain = WEIGHT(l->k_norm),
+                                      .rows = rows,
+                                      .heads = c->heads,
+                                      .kv_heads = c->kv_heads,
+                                      .head_dim = c->head_dim,
+                                      .epsilon = c->norm_epsilon});
+}
+
 static void rope(const Decoder *decoder, void *qkv, const int32_t *positions, int rows, bool inverse) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
@@ -190,6 +213,7 @@ void decoder_before_attention(const Decoder *decoder, int index, const LayerActi
                                  .epsilon = c->norm_epsilon});
   linear(decoder, a->y1, l->qkv, l->qkv_bias, a->qkv, rows, c->hidden, qkv_width(c));
   adapter_forward(decoder, index, PRODUCT_QKV, a, a->y1, a->qkv, rows);
+  qk_norm(decoder, index, a, rows);
   rope(decoder, a->qkv, positions, rows, false);
 }
 
@@ -295,6 +319,25 @@ static void norm_backward(const Decoder *decoder, const Activations *activations
                                                   .hidden = decoder->config.hidden});
 }
 
+static void qk_norm_backward(const Decoder *decoder, int index, const LayerActivations *a, void *dqkv,
+                             int rows) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  const DecoderLayer *l = &decoder->layer[index];
+  if (!c->qk_norm) return;
+  backend->qk_norm_backward(backend, &(QkNormBackward){.dqkv = dqkv,
+                                                       .kept = a->qk,
+                                                       .rstd = a->qk_rstd,
+                                                       .q_gain = WEIGHT(l->q_norm),
+                                                       .k_gain = WEIGHT(l->k_norm),
+                                                       .dq_gain = GRAD(l->q_norm),
+                                                       .dk_gain = GRAD(l->k_norm),
+                                                       .rows = rows,
+                                                       .heads = c->heads,
+                                                       .kv_heads = c->kv_heads,
+                                                       .head_dim = c->head_dim});
+}
+
 static void backward_mlp(const Decoder *decoder, Activations *activations, int index, int rows) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
@@ -338,6 +381,7 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
                                                             .kv_heads = c->kv_heads,
                                                             .head_dim = c->head_dim});
   rope(decoder, activations->dqkv, input->positions, rows, true);
+  qk_norm_backward(decoder, index, a, activations->dqkv, rows);
   linear_backward(decoder, a->y1, l->qkv, l->qkv_bias, activations->dqkv, activations->dy, rows, c->hidden,
                   qkv_width(c));
   adapter_backward(decoder, index, PRODUCT_QKV, a, a->y1, activations->dqkv, activations->dy,

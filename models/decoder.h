@@ -11,6 +11,7 @@
 typedef struct DecoderLayer {
   int norm1_gain, norm1_bias; /* [H] */
   int qkv, qkv_bias;          /* [(Hq + 2 Hkv) d, H] */
+  int q_norm, k_norm;         /* [d] */
   int proj, proj_bias;        /* [H, Hq d] */
   int norm2_gain, norm2_bias;
   int up, up_bias;                                /* [F, H], or [2F, H] (gate above up) for SwiGLU */
@@ -39,12 +40,18 @@ typedef struct LayerActivations {
       *g;                                     /* [N, H | H | (Hq + 2 Hkv) d | Hq d | H | H | F or 2F | F] */
   void *low[LORA_TARGETS];                    /* [N, rank] x At; NULL where there is no adapter */
   float *lse, *mean1, *rstd1, *mean2, *rstd2; /* [Hq, N], [N] ...; NULL without training */
+  void *qk;       /* [N, (Hq + Hkv) d] query and key heads before their norm; NULL without it or training */
+  float *qk_rstd; /* [N, Hq + Hkv] */
 } LayerActivations;
 
-/* What the buffers are for. To be recomputed: the forward pass keeps only each layer's input, and the backward
- * pass runs a layer's forward pass once more before its own: a third more operations, and one set of buffers
- * for all layers (Chen et al. 2016). The gradients are the same bits. */
-typedef enum ActivationsUse { ACTIVATIONS_INFERENCE, ACTIVATIONS_KEPT, ACTIVATIONS_RECOMPUTED } ActivationsUse;
+/* What the buffers are for. To be recomputed: the forward pass keeps only each layer's input, and the
+ * backward pass runs a layer's forward pass once more before its own: a third more operations, and one set of
+ * buffers for all layers (Chen et al. 2016). The gradients are the same bits. */
+typedef enum ActivationsUse {
+  ACTIVATIONS_INFERENCE,
+  ACTIVATIONS_KEPT,
+  ACTIVATIONS_RECOMPUTED
+} ActivationsUse;
 
 /* Buffers of one forward and backward pass over at most max_tokens tokens. For inference all layers share one
  * set and there are no gradients. */

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "models/adapter.h"
+#include "safetensors.h"
 
 enum { MODEL_FORMAT = 1 };
 
@@ -48,16 +49,45 @@ Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderC
   return parameters_init(&model->parameters, "", seed);
 }
 
+cJSON *model_meta(const DecoderConfig *config) {
+  cJSON *meta = cJSON_CreateObject();
+  cJSON_AddNumberToObject(meta, "format", MODEL_FORMAT);
+  cJSON_AddItemToObject(meta, "config", decoder_config_json(config));
+  return meta;
+}
+
+Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) {
+  Json json = {.path = path, .text = "", .root = (cJSON *)(uintptr_t)meta};
+  int64_t format;
+  TRY(json_get_int(&json, meta, "format", &format));
+  if (format != MODEL_FORMAT)
+    return fail(INVALID, "%s: has format %lld, this program reads %d; make it again", path, (long long)format,
+                MODEL_FORMAT);
+  return decoder_config_parse(&json, cJSON_GetObjectItemCaseSensitive(meta, "config"), out);
+}
+
+Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) {
+  SafeFile file;
+  TRY(safetensors_open(arena, path_join(arena, folder, "model.safetensors"), &file));
+  const char *text = safetensors_meta(&file, "popalm");
+  cJSON *meta = text ? cJSON_Parse(text) : NULL;
+  Status status =
+      meta ? model_meta_parse(file.path, meta, out)
+           : fail(INVALID, "%s: has no \"popalm\" metadata; import the model first (popalm import)",
+                  file.path);
+  cJSON_Delete(meta);
+  safetensors_close(&file);
+  return status;
+}
+
+Status model_start(Arena *arena, const char *preset, const char *from, DecoderConfig *out) {
+  return from ? model_describe(arena, from, out) : decoder_config_read(arena, preset, out);
+}
+
 static Status create_from(Arena *arena, Model *model, Backend *backend, const Checkpoint *checkpoint,
                           ModelParts parts, bool trainable, uint64_t seed) {
-  Json json = {.path = checkpoint->path, .text = "", .root = checkpoint->meta};
   DecoderConfig config;
-  int64_t format;
-  TRY(json_get_int(&json, checkpoint->meta, "format", &format));
-  if (format != MODEL_FORMAT)
-    return fail(INVALID, "%s: has format %lld, this program reads %d; make it again", checkpoint->path,
-                (long long)format, MODEL_FORMAT);
-  TRY(decoder_config_parse(&json, cJSON_GetObjectItemCaseSensitive(checkpoint->meta, "config"), &config));
+  TRY(model_meta_parse(checkpoint->path, checkpoint->meta, &config));
   const char *base = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(checkpoint->meta, "base"));
   const char *head = parts.value_head ? "value_head." : "reward_head.";
   declare(arena, model, &config, parts);
@@ -77,9 +107,7 @@ Status model_load(Arena *arena, Model *model, Backend *backend, const char *fold
 
 static Status write_model(Arena *arena, const DecoderConfig *config, const char *base, const char *folder,
                           const HostTensor *tensors, int count) {
-  cJSON *meta = cJSON_CreateObject();
-  cJSON_AddNumberToObject(meta, "format", MODEL_FORMAT);
-  cJSON_AddItemToObject(meta, "config", decoder_config_json(config));
+  cJSON *meta = model_meta(config);
   if (base) cJSON_AddStringToObject(meta, "base", base);
   Status status =
       checkpoint_write(path_join(arena, folder, "model.safetensors"), tensors, count, meta, false);

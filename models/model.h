@@ -28,6 +28,15 @@ Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderC
  * folder of its base. */
 Status model_load(Arena *arena, Model *model, Backend *backend, const char *folder, ModelParts parts,
                   bool trainable, uint64_t seed) CHECKED;
+/* The description of the model in a folder, without its weights. */
+Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) CHECKED;
+/* What an experiment starts from: the model in the folder `from`, or where that is NULL a preset, whose vocab
+ * stays 0. */
+Status model_start(Arena *arena, const char *preset, const char *from, DecoderConfig *out) CHECKED;
+/* The metadata that model.safetensors has under "popalm"; its owner is the caller. */
+cJSON *model_meta(const DecoderConfig *config);
+/* The description in such metadata; path is for messages. */
+Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) CHECKED;
 /* Writes folder/model.safetensors; of a model with an adapter only what was trained. */
 Status model_save(const Model *model, const char *folder) CHECKED;
 /* The same with the adapter merged into the base weights. */

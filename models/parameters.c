@@ -134,16 +134,19 @@ void parameters_zero_grads(Parameters *parameters) {
   backend->zero(backend, parameters->grads, parameters->total * dtype_bytes(backend->storage));
 }
 
-/* Writes fp32 host values over one tensor's weights (and master). */
-static Status put(Parameters *parameters, const Parameter *parameter, const float *values) {
+/* Writes host values (F32 or BF16) over one tensor's weights (and master). */
+static Status put(Parameters *parameters, const Parameter *parameter, const void *values, DType type) {
   Backend *backend = parameters->backend;
-  size_t bytes = parameter->count * sizeof(float);
+  size_t bytes = parameter->count * dtype_bytes(type);
   void *weights = parameters_weight(parameters, (int)(parameter - parameters->list));
-  if (backend->storage == F32) { /* weights and master are one */
+  bool has_master = parameters->master && !parameter->frozen;
+  if (backend->storage == type) {
     backend->upload(backend, weights, values, bytes);
+    if (has_master && type != F32) /* else weights and master are one */
+      backend->convert(backend, parameters->master + parameter->offset, F32, weights, type, parameter->count);
     return OK;
   }
-  if (parameters->master && !parameter->frozen) {
+  if (has_master && type == F32) {
     float *master = parameters->master + parameter->offset;
     backend->upload(backend, master, values, bytes);
     backend->convert(backend, weights, backend->storage, master, F32, parameter->count);
@@ -152,7 +155,7 @@ static Status put(Parameters *parameters, const Parameter *parameter, const floa
   void *staging;
   TRY(backend->alloc(backend, bytes, "staging of weights", &staging));
   backend->upload(backend, staging, values, bytes);
-  backend->convert(backend, weights, backend->storage, staging, F32, parameter->count);
+  backend->convert(backend, weights, backend->storage, staging, type, parameter->count);
   Status status = backend->synchronize(backend);
   backend->free(backend, staging);
   return status;
@@ -174,20 +177,21 @@ Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed
       if (parameter->init == INIT_NORMAL)
         values[j] = (float)(parameter->init_std * random_normal(key, (uint32_t)j, (uint32_t)(j >> 32)));
     }
-    status = put(parameters, parameter, values);
+    status = put(parameters, parameter, values, F32);
     arena_reset(&arena, mark);
   }
   arena_free(&arena);
   return status;
 }
 
-static Status check_shape(const Checkpoint *checkpoint, const HostTensor *tensor,
-                          const Parameter *parameter) {
-  bool same = tensor->type == F32 && tensor->rank == parameter->rank;
+static Status check_shape(const Checkpoint *checkpoint, const HostTensor *tensor, const Parameter *parameter,
+                          bool bf16) {
+  bool type = tensor->type == F32 || (bf16 && tensor->type == BF16);
+  bool same = type && tensor->rank == parameter->rank;
   for (int d = 0; same && d < parameter->rank; d++) same = tensor->shape[d] == parameter->shape[d];
   if (same) return OK;
   return fail(INVALID,
-              "%s: tensor \"%s\" has another shape or type than the model's (%lld x %lld, fp32); "
+              "%s: tensor \"%s\" has another shape or type than the model's (%lld x %lld, fp32 or bf16); "
               "use the model description that it was made with",
               checkpoint->path, parameter->name, (long long)parameter->shape[0],
               (long long)(parameter->rank == 2 ? parameter->shape[1] : 1));
@@ -206,8 +210,8 @@ Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, boo
       return fail(INVALID, "%s: has no tensor \"%s\"; use the model description that it was made with",
                   checkpoint->path, parameter->name);
     }
-    TRY(check_shape(checkpoint, tensor, parameter));
-    TRY(put(parameters, parameter, tensor->data));
+    TRY(check_shape(checkpoint, tensor, parameter, true));
+    TRY(put(parameters, parameter, tensor->data, tensor->type));
   }
   return OK;
 }
@@ -224,7 +228,7 @@ static Status load_moments(Parameters *parameters, const Checkpoint *checkpoint,
       if (!tensor)
         return fail(FAILED, "%s: has no tensor \"%s\"; remove the file to start the stage again",
                     checkpoint->path, name);
-      TRY(check_shape(checkpoint, tensor, parameter));
+      TRY(check_shape(checkpoint, tensor, parameter, false));
       parameters->backend->upload(parameters->backend, moments[k] + parameter->offset, tensor->data,
                                   parameter->count * sizeof(float));
     }

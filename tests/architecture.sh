@@ -10,7 +10,7 @@ layer() {
   case $1 in
     host/base/*) echo 0 ;;
     host/backend.h) echo 1 ;;
-    host/cpu/* | cuda/* | host/backend.c | host/checkpoint.* | host/safetensors*) echo 2 ;;
+    host/cpu/* | cuda/* | host/backend.c | host/checkpoint.* | host/safetensors* | host/gguf* | host/elements*) echo 2 ;;
     host/main.c | host/commands.h | host/command_* | host/options.*) echo 7 ;;
     host/plan*) echo 6 ;;
     host/stage* | host/audit* | host/report*) echo 5 ;;

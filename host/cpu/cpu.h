@@ -23,6 +23,8 @@ void cpu_linear(Backend *, const Linear *);
 void cpu_linear_backward(Backend *, const LinearBackward *);
 void cpu_norm(Backend *, const Norm *);
 void cpu_norm_backward(Backend *, const NormBackward *);
+void cpu_qk_norm(Backend *, const QkNorm *);
+void cpu_qk_norm_backward(Backend *, const QkNormBackward *);
 void cpu_rope(Backend *, const Rope *);
 void cpu_attention(Backend *, const Attention *);
 void cpu_attention_backward(Backend *, const AttentionBackward *);

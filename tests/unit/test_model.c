@@ -1,5 +1,5 @@
-/* The decoder as a whole: its gradient, its decode path, and independence of batch composition, for both
- * families. */
+/* The decoder as a whole: its gradient, its decode path, and independence of batch composition, for all
+ * forms. */
 #include <math.h>
 #include <string.h>
 
@@ -19,13 +19,16 @@ typedef struct Fixture {
 
 enum { VOCAB = 37, MAX_TOKENS = 96 };
 
-static DecoderConfig tiny(bool llama) {
+typedef enum Form { GPT2, LLAMA, QWEN3, FORMS } Form;
+
+static DecoderConfig tiny(Form form) {
+  bool llama = form != GPT2;
   return (DecoderConfig){.vocab = VOCAB,
                          .hidden = 16,
                          .layers = 2,
                          .heads = 4,
                          .kv_heads = llama ? 2 : 4,
-                         .head_dim = 8,
+                         .head_dim = form == QWEN3 ? 16 : 8,
                          .mlp = 24,
                          .max_positions = 64,
                          .norm = llama ? NORM_RMS : NORM_LAYER,
@@ -34,13 +37,14 @@ static DecoderConfig tiny(bool llama) {
                          .rope_theta = 10000,
                          .activation = llama ? ACTIVATION_SWIGLU : ACTIVATION_GELU,
                          .bias = !llama,
-                         .qkv_bias = true,
+                         .qkv_bias = form != QWEN3,
+                         .qk_norm = form == QWEN3,
                          .tied = !llama};
 }
 
-static void open_for(Fixture *f, bool llama, ActivationsUse use) {
+static void open_for(Fixture *f, Form form, ActivationsUse use) {
   *f = (Fixture){0};
-  DecoderConfig config = tiny(llama);
+  DecoderConfig config = tiny(form);
   assert_int_equal(cpu_backend_open(0, &f->backend), OK);
   assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, NULL, (ModelParts){0}, true, 7),
                    OK);
@@ -55,7 +59,7 @@ static void open_for(Fixture *f, bool llama, ActivationsUse use) {
   f->dlogprob = NEW(&f->arena, float, MAX_TOKENS);
 }
 
-static void open_fixture(Fixture *f, bool llama) { open_for(f, llama, ACTIVATIONS_KEPT); }
+static void open_fixture(Fixture *f, Form form) { open_for(f, form, ACTIVATIONS_KEPT); }
 
 static void close_fixture(Fixture *f) {
   model_rows_free(&f->rows, f->backend);
@@ -116,9 +120,9 @@ static void backward(Fixture *f) {
 /* Along the gradient's own direction, restricted to one tensor, the loss must rise by its norm. fp32 forward
  * passes limit the precision, so the step is large and the tolerance wide; a wrong term is off by far more.
  */
-static void gradient_matches_finite_differences(bool llama) {
+static void gradient_matches_finite_differences(Form form) {
   Fixture f;
-  open_fixture(&f, llama);
+  open_fixture(&f, form);
   fill(&f.batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
   forward(&f);
   backward(&f);
@@ -151,22 +155,27 @@ static void gradient_matches_finite_differences(bool llama) {
 
 static void gpt2_gradient_matches_finite_differences(void **state) {
   (void)state;
-  gradient_matches_finite_differences(false);
+  gradient_matches_finite_differences(GPT2);
 }
 
 static void llama_gradient_matches_finite_differences(void **state) {
   (void)state;
-  gradient_matches_finite_differences(true);
+  gradient_matches_finite_differences(LLAMA);
+}
+
+static void qwen3_gradient_matches_finite_differences(void **state) {
+  (void)state;
+  gradient_matches_finite_differences(QWEN3);
 }
 
 static void recomputed_activations_give_the_same_gradients(void **state) {
   (void)state;
-  for (int llama = 0; llama < 2; llama++) {
+  for (Form form = 0; form < FORMS; form++) {
     float *grads[2];
     size_t bytes[2], count = 0;
     Fixture f[2];
     for (int i = 0; i < 2; i++) {
-      open_for(&f[i], llama, i ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT);
+      open_for(&f[i], form, i ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT);
       fill(&f[i].batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
       forward(&f[i]);
       backward(&f[i]);
@@ -182,9 +191,9 @@ static void recomputed_activations_give_the_same_gradients(void **state) {
 
 static void a_sequence_does_not_depend_on_its_neighbours(void **state) {
   (void)state;
-  for (int llama = 0; llama < 2; llama++) {
+  for (Form form = 0; form < FORMS; form++) {
     Fixture f;
-    open_fixture(&f, llama);
+    open_fixture(&f, form);
     fill(&f.batch, 5, (int[]){17}, 1);
     forward(&f);
     float alone[64];
@@ -201,9 +210,9 @@ static void a_sequence_does_not_depend_on_its_neighbours(void **state) {
 static void decode_equals_forward(void **state) {
   (void)state;
   enum { POST = 9, REPLY = 6 };
-  for (int llama = 0; llama < 2; llama++) {
+  for (Form form = 0; form < FORMS; form++) {
     Fixture f;
-    open_fixture(&f, llama);
+    open_fixture(&f, form);
     int32_t tokens[POST + REPLY];
     for (int t = 0; t < POST + REPLY; t++) tokens[t] = (7 * t + 3) % VOCAB;
     batch_clear(&f.batch);
@@ -251,6 +260,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(gpt2_gradient_matches_finite_differences),
       cmocka_unit_test(llama_gradient_matches_finite_differences),
+      cmocka_unit_test(qwen3_gradient_matches_finite_differences),
       cmocka_unit_test(recomputed_activations_give_the_same_gradients),
       cmocka_unit_test(a_sequence_does_not_depend_on_its_neighbours),
       cmocka_unit_test(decode_equals_forward),
