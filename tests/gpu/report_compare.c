@@ -1,6 +1,6 @@
-/* The same experiment on two devices gives other samples: rounding differs, and one other token leads to
- * other replies. So what is compared are means over arms and seeds, within tolerances that hold between two
- * seeds on one device. */
+/* The same experiment on two devices gives other samples: rounding differs, and one other token leads to other
+ * replies. So what is compared are means over arms and seeds, within about twice the distance of two seeds of
+ * the quickstart on one device. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
