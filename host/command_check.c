@@ -64,7 +64,7 @@ static void print_memory(const char *what, double parameters, double activations
 /* The larger parts of each training stage, for a vocabulary of the size that is asked for. */
 static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
   DecoderConfig config;
-  TRY(model_start(arena, e->model_preset, e->model_from, &config));
+  TRY(experiment_model(arena, e, &config));
   if (!config.vocab) config.vocab = e->tokenizer.vocab_size;
   Parameters parameters = {0};
   Decoder decoder = {0};
@@ -81,7 +81,8 @@ static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
   print_memory("reward", trained,
                (double)activations_bytes(&config, storage, 2 * e->reward.pairs_per_batch * longest,
                                          training_activations(e)));
-  double networks = trained + 2 * fixed + (e->ppo.critic == CRITIC_REWARD ? trained : 0);
+  double shared = (double)parameters_frozen_bytes(&parameters, storage); /* in memory once */
+  double networks = trained + 2 * (fixed - shared) + (e->ppo.critic == CRITIC_REWARD ? trained - shared : 0);
   print_memory(
       "ppo", networks,
       (double)activations_bytes(&config, storage, e->ppo.minibatch * longest, training_activations(e)));

@@ -142,6 +142,13 @@ typedef struct GateSettings {
   double ended;           /* share of the SFT model's replies that end, at least */
 } GateSettings;
 
+/* "adapter": low-rank adapters instead of all weights. */
+typedef struct AdapterSettings {
+  int rank; /* 0: none */
+  double alpha;
+  const char *targets; /* names of LoraTarget, with commas */
+} AdapterSettings;
+
 typedef struct CheckpointSettings {
   int every_steps;
   double every_seconds;
@@ -154,6 +161,7 @@ typedef struct Experiment {
   const char *model_preset; /* "model.preset": a name under models/presets or a path to a JSON file */
   const char
       *model_from; /* "model.from": the folder of a model to start from, or NULL: the preset, untrained */
+  AdapterSettings adapter;
   DataSettings data;
   TokenizerSettings tokenizer;
   SftSettings sft;

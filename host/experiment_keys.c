@@ -174,6 +174,15 @@ const ExperimentKey experiment_keys[] = {
           "A model's folder (popalm import makes one) to start from instead of an untrained preset; its "
           "tokenizer is taken unless \"tokenizer.path\" names one."),
 
+    SECTION("adapter", "Low-rank adapters (LoRA) on model.from: all stages train them instead of all weights."),
+    INT("adapter.rank", adapter.rank, 0, 4096, "0", "Rank of an adapter; 0: none."),
+    POSITIVE("adapter.alpha", adapter.alpha, 1e6, "16", "An adapter's output is scaled by alpha / rank."),
+    {.path = "adapter.targets",
+     .type = KEY_TEXT,
+     .fallback = "\"q,v\"",
+     .offset = AT(adapter.targets),
+     .help = "What gets one, with commas: q, k, v, or qkv as a whole; proj, gate, up, down."},
+
     SECTION("sft", "Supervised fine-tuning: the likelihood of the replies."),
     POSITIVE("sft.epochs", sft.epochs, 10000, "3",
              "Passes over the training replies; fractions are allowed."),

@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "models/model.h"
+#include "trainer.h"
 
 const char *plan_stage_name(StageId id) {
   static const char *const names[STAGE_COUNT] = {"world",        "tokenizer", "sft",         "reward",
@@ -192,7 +193,7 @@ static const char *make_label(Arena *arena, const Plan *plan, int index) {
  * length is known only with the tokenizer, when prompt_check looks again. */
 static Status check_context(Arena *arena, const char *path, const Experiment *experiment) {
   DecoderConfig config;
-  TRY(model_start(arena, experiment->model_preset, experiment->model_from, &config));
+  TRY(experiment_model(arena, experiment, &config));
   int longest = experiment->data.max_post_tokens + experiment->data.max_reply_tokens + 2;
   if (longest <= config.max_positions) return OK;
   return fail(INVALID,

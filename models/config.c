@@ -88,6 +88,31 @@ Status decoder_config_check(const char *path, const DecoderConfig *c) {
   return OK;
 }
 
+/* The target of this name, or LORA_TARGETS. */
+static LoraTarget target_named(const char *name, size_t length) {
+  int i = 0;
+  while (i < LORA_TARGETS &&
+         (strlen(lora_target_names[i]) != length || memcmp(lora_target_names[i], name, length) != 0))
+    i++;
+  return (LoraTarget)i;
+}
+
+Status lora_targets_parse(const char *text, const DecoderConfig *config, LoraConfig *out) {
+  for (const char *at = text;; at++) {
+    size_t length = strcspn(at, ",");
+    LoraTarget target = target_named(at, length);
+    if (target == LORA_TARGETS)
+      return fail(INVALID,
+                  "adapter.targets: \"%.*s\" is not a target; use qkv, q, k, v, proj, gate, up or down",
+                  (int)length, at);
+    if (target == LORA_GATE && config->activation != ACTIVATION_SWIGLU)
+      return fail(INVALID, "adapter.targets: this model's MLP has no \"gate\"; use \"up\"");
+    out->target[target] = true;
+    at += length;
+    if (!*at) return OK;
+  }
+}
+
 /* "lora": {"rank": 8, "alpha": 16, "targets": ["q", "v"]}, which may be missing */
 static Status parse_lora(const Json *json, const cJSON *object, LoraConfig *out) {
   const cJSON *lora = cJSON_GetObjectItemCaseSensitive(object, "lora");

@@ -44,6 +44,8 @@ typedef struct DecoderConfig {
   LoraConfig lora;
 } DecoderConfig;
 
+/* Sets the targets that text names, with commas; INVALID names the one that is unknown or missing. */
+Status lora_targets_parse(const char *text, const DecoderConfig *config, LoraConfig *out) CHECKED;
 /* Finds and reads models/presets/<preset>.json beside the program, or the path that preset is. vocab stays 0:
  * it comes from the tokenizer. */
 Status decoder_config_read(Arena *arena, const char *preset, DecoderConfig *out) CHECKED;
