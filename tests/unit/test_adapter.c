@@ -26,8 +26,8 @@ static DecoderConfig config_of(bool llama) {
   return (DecoderConfig){.vocab = VOCAB,
                          .hidden = 16,
                          .layers = 2,
-                         .heads = 4,
-                         .kv_heads = llama ? 2 : 4,
+                         .heads = llama ? 4 : 2, /* GPT-2's heads fill the hidden size */
+                         .kv_heads = 2,
                          .head_dim = 8,
                          .mlp = 24,
                          .max_positions = 64,
