@@ -44,6 +44,19 @@ expect_output '^removed 1 stages, '
 for process in $(cat /proc/$holder/task/$holder/children) $holder; do kill "$process" 2>/dev/null; done
 wait $holder 2>/dev/null
 while ! flock -n "$out/stages/$old" true; do sleep 0.05; done
+
+# While the question stands, a process begins to compute it: the answer comes too late.
+mkfifo "$folder/answer"
+"$popalm" clean --out "$out" <"$folder/answer" >"$folder/out" &
+cleaner=$!
+exec 3>"$folder/answer"
+while ! grep -q 'Remove these 1 stages' "$folder/out"; do sleep 0.05; done
+flock "$out/stages/$old" sh -c "echo y >&3; exec 3>&-; while kill -0 $cleaner 2>/dev/null && ! grep -q removed '$folder/out'; do sleep 0.05; done"
+exec 3>&-
+wait $cleaner
+expect_output 'removed 0 stages'
+[ -d "$out/stages/$old" ] || complain "what is being computed should be kept"
+
 echo y | "$popalm" clean --out "$out" >"$folder/out"
 expect_output '^.*removed 1 stages, [0-9.]+ [KM]iB$'
 [ ! -e "$out/stages/$old" ] || complain "yes is yes"
