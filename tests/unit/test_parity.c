@@ -81,8 +81,8 @@ static void open_parity(Parity *p, const char *source, const char *fixture, bool
   import_fixture(p, source, gguf);
   const DecoderConfig *config = &p->model.decoder.config;
   p->vocab = config->vocab;
-  assert_int_equal(activations_allocate(&p->activations, &p->arena, config, p->backend, MAX_TOKENS, true),
-                   OK);
+  assert_int_equal(
+      activations_allocate(&p->activations, &p->arena, config, p->backend, MAX_TOKENS, ACTIVATIONS_KEPT), OK);
   assert_int_equal(model_rows_allocate(&p->rows, &p->model, MAX_TOKENS, true), OK);
   assert_int_equal(batch_allocate(&p->arena, &p->batch, p->backend, MAX_TOKENS, MAX_TOKENS), OK);
   fill_batch(p);
