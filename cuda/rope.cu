@@ -16,7 +16,8 @@ const int enough_blocks = 512; /* below that rows are not worth sharing a block 
 DEVICE void find_angles(const Rope &op, int first, int count, double exponent, float *cosine, float *sine) {
   int half = op.head_dim / 2;
   for (int i = static_cast<int>(threadIdx.x); i < count * half; i += threads) {
-    double turns = op.positions[first + i / half] * exp2(exponent * (i % half)) * 0.15915494309189535;
+    double frequency = rope_scaled(op.scaling, exp2(exponent * (i % half)));
+    double turns = op.positions[first + i / half] * frequency * 0.15915494309189535;
     float angle = static_cast<float>((turns - rint(turns)) * 6.283185307179586);
     cosine[i] = cosf(angle);
     sine[i] = op.inverse ? -sinf(angle) : sinf(angle);
