@@ -23,6 +23,7 @@
 #include <stdint.h>
 
 #include "base/philox.h"
+#include "base/rope_scaling.h"
 #include "base/status.h"
 
 typedef struct Backend Backend;
@@ -142,6 +143,7 @@ typedef struct Rope {
   int rows, heads, kv_heads, head_dim;
   float theta;
   bool inverse;
+  RopeScaling scaling; /* of the angles a token */
 } Rope;
 
 /* Causal self-attention over packed sequences with grouped heads:

@@ -36,6 +36,7 @@ typedef struct DecoderConfig {
   float norm_epsilon;
   bool rope; /* else learned positions */
   float rope_theta;
+  RopeScaling rope_scaling;
   ActivationKind activation;
   bool bias;     /* of norms, projections and MLP */
   bool qkv_bias; /* of the query, key and value projection */

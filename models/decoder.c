@@ -191,7 +191,8 @@ static void rope(const Decoder *decoder, void *qkv, const int32_t *positions, in
                                  .kv_heads = c->kv_heads,
                                  .head_dim = c->head_dim,
                                  .theta = c->rope_theta,
-                                 .inverse = inverse});
+                                 .inverse = inverse,
+                                 .scaling = c->rope_scaling});
 }
 
 void decoder_before_attention(const Decoder *decoder, int index, const LayerActivations *a, const void *x,

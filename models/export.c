@@ -165,6 +165,9 @@ Status export_hf(Arena *arena, const OwnModel *model, const char *folder, Elemen
 
 Status export_gguf(Arena *arena, const OwnModel *model, const char *path, ElementType type, int eos,
                    const Json *tokenizer) {
+  if (model->config.rope_scaling.factor > 0)
+    return fail(INVALID, "%s: rope scaling is not written to GGUF files; export with --format hf",
+                model->checkpoint.path);
   Export export;
   TRY(match(arena, model, OUTSIDE_GGUF, type, &export));
   GgufWriter *writer = gguf_begin(arena);

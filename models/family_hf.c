@@ -57,15 +57,36 @@ static Status check_rules(Arena *arena, const Json *json, const Family *family) 
   return OK;
 }
 
+static Status read_llama3(Arena *arena, const Json *json, const cJSON *scaling, RopeScaling *out) {
+  static const char *const keys[] = {"factor", "low_freq_factor", "high_freq_factor",
+                                     "original_max_position_embeddings"};
+  float *const values[] = {&out->factor, &out->low, &out->high, &out->context};
+  for (int i = 0; i < 4; i++) {
+    const cJSON *item = member(scaling, keys[i]);
+    if (!cJSON_IsNumber(item) || !(item->valuedouble > 0 && item->valuedouble < 1e9))
+      return fail(INVALID, "%s: rope scaling \"llama3\": \"%s\" is not a positive number; correct it",
+                  where(arena, json, item ? item : scaling), keys[i]);
+    *values[i] = (float)item->valuedouble;
+  }
+  if (out->low < out->high) return OK;
+  return fail(INVALID,
+              "%s: rope scaling \"llama3\": low_freq_factor is not below high_freq_factor; correct it",
+              where(arena, json, scaling));
+}
+
 /* Rope's base and scaling: in "rope_parameters" since transformers 5, before in two keys. */
 static Status read_rope(Arena *arena, const Json *json, DecoderConfig *out) {
   const cJSON *both = member(json->root, "rope_parameters");
   const cJSON *scaling = both ? both : member(json->root, "rope_scaling");
   const cJSON *kind = member(scaling, "rope_type");
   if (!kind) kind = member(scaling, "type");
-  if (scaling && (!kind || !cJSON_IsString(kind) || strcmp(kind->valuestring, "default") != 0))
-    return fail(INVALID, "%s: rope scaling \"%.40s\" is not done by the decoder; take a model without it",
-                where(arena, json, scaling), cJSON_IsString(kind) ? kind->valuestring : "?");
+  const char *name = cJSON_GetStringValue(kind);
+  if (scaling && name && strcmp(name, "llama3") == 0)
+    TRY(read_llama3(arena, json, scaling, &out->rope_scaling));
+  else if (scaling && (!name || strcmp(name, "default") != 0))
+    return fail(INVALID,
+                "%s: rope scaling \"%.40s\" is not done by the decoder; take a model with llama3's or none",
+                where(arena, json, scaling), name ? name : "?");
   const cJSON *theta = member(both, "rope_theta");
   if (!theta) return OK;
   const NumberRow row = {.offset = offsetof(DecoderConfig, rope_theta), .real = true};
@@ -138,7 +159,14 @@ cJSON *family_hf_config(const Family *family, const DecoderConfig *config) {
   }
   if (config->rope) {
     cJSON *rope = cJSON_AddObjectToObject(object, "rope_parameters");
-    cJSON_AddStringToObject(rope, "rope_type", "default");
+    const RopeScaling *scaling = &config->rope_scaling;
+    cJSON_AddStringToObject(rope, "rope_type", scaling->factor > 0 ? "llama3" : "default");
+    if (scaling->factor > 0) {
+      cJSON_AddNumberToObject(rope, "factor", (double)scaling->factor);
+      cJSON_AddNumberToObject(rope, "low_freq_factor", (double)scaling->low);
+      cJSON_AddNumberToObject(rope, "high_freq_factor", (double)scaling->high);
+      cJSON_AddNumberToObject(rope, "original_max_position_embeddings", (double)scaling->context);
+    }
     cJSON_AddNumberToObject(rope, "rope_theta",
                             cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(object, "rope_theta")));
   }

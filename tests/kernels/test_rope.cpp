@@ -13,6 +13,16 @@ struct RopeCase {
     op.rows = rows, op.heads = heads, op.kv_heads = kv_heads, op.head_dim = head_dim, op.theta = 10000;
   }
 
+  /* Llama 3.1's scaling, by wavelengths. */
+  long double scaled(long double frequency) const {
+    long double turns = static_cast<long double>(op.scaling.context) * frequency / (2 * M_PIl);
+    long double low = op.scaling.low, high = op.scaling.high, factor = op.scaling.factor;
+    if (factor == 0 || turns > high) return frequency;
+    if (turns < low) return frequency / factor;
+    long double smooth = (turns - low) / (high - low);
+    return (1 - smooth) * frequency / factor + smooth * frequency;
+  }
+
   /* long double: at a million radians a double's angle is good to 1e-10. */
   std::vector<double> wanted() const {
     std::vector<double> out;
@@ -22,7 +32,7 @@ struct RopeCase {
     for (int r = 0; r < op.rows; r++)
       for (int h = 0; h < turned; h++)
         for (int i = 0; i < half; i++) {
-          long double angle = positions[size(r)] * powl(op.theta, -2.0L * i / op.head_dim);
+          long double angle = positions[size(r)] * scaled(powl(op.theta, -2.0L * i / op.head_dim));
           double c = static_cast<double>(cosl(angle)),
                  s = static_cast<double>(sinl(op.inverse ? -angle : angle));
           double &a = out[size(r) * stride + size(h * op.head_dim + i)], &b = (&a)[half], x = a, y = b;
@@ -61,6 +71,15 @@ static void query_and_key_heads_turn_and_values_stay(void **) {
   for (const int *s : shapes) RopeCase(s[0], s[1], s[2], s[3], 50, test_case++).check();
 }
 
+static void slow_pairs_turn_slower_when_scaled(void **) {
+  uint32_t test_case = 300;
+  for (const int *s : shapes) {
+    RopeCase c(s[0], s[1], s[2], s[3], 5000, test_case++);
+    c.op.scaling = {8, 1, 4, test_case % 2 ? 64.0f : 8192.0f};
+    c.check();
+  }
+}
+
 static void inverse_turns_backwards(void **) {
   uint32_t test_case = 100;
   for (const int *s : shapes) {
@@ -92,6 +111,7 @@ static void blocks_take_several_rows(void **) {
 int main() {
   const CMUnitTest tests[] = {
       cmocka_unit_test(query_and_key_heads_turn_and_values_stay),
+      cmocka_unit_test(slow_pairs_turn_slower_when_scaled),
       cmocka_unit_test(inverse_turns_backwards),
       cmocka_unit_test(large_positions_keep_their_fraction),
       cmocka_unit_test(theta_sets_the_slowest_pair),

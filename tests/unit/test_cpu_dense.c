@@ -129,6 +129,16 @@ static void embedding_gradients_are_optional_and_repeatable(void **state) {
   check_end(&check);
 }
 
+/* Llama 3.1's scaling by wavelengths, as transformers writes it. */
+static double scaled(const RopeScaling *s, double frequency) {
+  double wavelength = 2 * M_PI / frequency, context = (double)s->context, low = (double)s->low,
+         high = (double)s->high;
+  if (s->factor == 0 || wavelength < context / high) return frequency;
+  if (wavelength > context / low) return frequency / (double)s->factor;
+  double smooth = (context / wavelength - low) / (high - low);
+  return (1 - smooth) * frequency / (double)s->factor + smooth * frequency;
+}
+
 static void check_rope(Check *check, Rope op) {
   size_t stride = (size_t)(op.heads + 2 * op.kv_heads) * op.head_dim, count = op.rows * stride;
   double *before = check_doubles(check, count, 1), *want = NEW(&check->arena, double, count);
@@ -137,7 +147,7 @@ static void check_rope(Check *check, Rope op) {
   for (int r = 0; r < op.rows; r++)
     for (int h = 0; h < op.heads + op.kv_heads; h++)
       for (int i = 0; i < half; i++) {
-        double angle = op.positions[r] * pow((double)op.theta, -2.0 * i / op.head_dim);
+        double angle = op.positions[r] * scaled(&op.scaling, pow((double)op.theta, -2.0 * i / op.head_dim));
         if (op.inverse) angle = -angle;
         size_t a = r * stride + (size_t)h * op.head_dim + i, b = a + half;
         want[a] = before[a] * cos(angle) - before[b] * sin(angle);
@@ -167,6 +177,8 @@ static void rope_turns_queries_and_keys_but_not_values(void **state) {
                .head_dim = 2 * check_size(&check, 1, 33),
                .theta = i % 3 ? 10000 : 1000000,
                .inverse = check_size(&check, 0, 1)};
+    check_rope(&check, op);
+    op.scaling = (RopeScaling){.factor = 8, .low = 1, .high = 4, .context = i % 2 ? 32 : 8192};
     check_rope(&check, op);
   }
   check_end(&check);

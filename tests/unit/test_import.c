@@ -115,10 +115,12 @@ static void export_and_import_give_the_same_bits(void **state) {
     const char *name;
     ElementType type;
   } models[] = {{"gpt2", ELEMENT_F32},    {"smollm2", ELEMENT_F32}, {"llama-bias", ELEMENT_F32},
-                {"mistral", ELEMENT_F32}, {"qwen2", ELEMENT_BF16},  {"qwen3", ELEMENT_F32}};
-  for (int i = 0; i < 6; i++) {
+                {"mistral", ELEMENT_F32}, {"qwen2", ELEMENT_BF16},  {"qwen3", ELEMENT_F32},
+                {"llama3", ELEMENT_F32}};
+  for (int i = 0; i < 7; i++) {
     const char *first = imported(arena_print(&arena, FIXTURES "%s", models[i].name), false);
     same_weights(first, imported(exported(first, false, models[i].type), false));
+    if (strcmp(models[i].name, "llama3") == 0) continue; /* GGUF keeps no scaling of rope */
     const char *gguf = exported(first, true, models[i].type), *again = imported(gguf, true);
     if (models[i].type == ELEMENT_F32)
       same_weights(first, again);
@@ -130,8 +132,8 @@ static void export_and_import_give_the_same_bits(void **state) {
 /* The tensors that go out are those that transformers saved, bit for bit. */
 static void an_export_has_the_tensors_that_came_in(void **state) {
   (void)state;
-  static const char *const models[] = {"gpt2", "smollm2", "llama-bias", "qwen2", "qwen3"};
-  for (int i = 0; i < 5; i++) {
+  static const char *const models[] = {"gpt2", "smollm2", "llama-bias", "qwen2", "qwen3", "llama3"};
+  for (int i = 0; i < 6; i++) {
     const char *source = arena_print(&arena, FIXTURES "%s", models[i]);
     bool bf16 = strcmp(models[i], "qwen2") == 0;
     const char *out = exported(imported(source, false), false, bf16 ? ELEMENT_BF16 : ELEMENT_F32);
@@ -182,6 +184,15 @@ static void f16_rounds_once_and_stands_in_for_q8_0(void **state) {
   safetensors_close(&c);
 }
 
+static void scaled_rope_does_not_go_to_gguf(void **state) {
+  (void)state;
+  OwnModel model;
+  assert_int_equal(export_open(&arena, imported(FIXTURES "llama3", false), &model), OK);
+  REFUSED(export_gguf(&arena, &model, path_join(&arena, new_folder(), "x.gguf"), ELEMENT_F32, -1, NULL),
+          "scaled rope", "rope scaling", "--format hf");
+  export_close(&model);
+}
+
 /* ---- what a folder says ---- */
 
 static void settings_that_the_decoder_does_not_do_are_refused_by_name(void **state) {
@@ -197,7 +208,10 @@ static void settings_that_the_decoder_does_not_do_are_refused_by_name(void **sta
       {"gpt2", "\"n_embd\": 16", "\"n_embd\": 17", "multiples of 8"},
       {"gpt2", "\"scale_attn_weights\": true", "\"scale_attn_weights\": false", "scale_attn_weights"},
       {"smollm2", "\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\"", "\"hidden_act\" is \"gelu\""},
-      {"smollm2", "\"rope_type\": \"default\"", "\"rope_type\": \"llama3\"", "rope scaling \"llama3\""},
+      {"smollm2", "\"rope_type\": \"default\"", "\"rope_type\": \"yarn\"", "rope scaling \"yarn\""},
+      {"smollm2", "\"rope_type\": \"default\"", "\"rope_type\": \"llama3\"",
+       "\"factor\" is not a positive number"},
+      {"llama3", "\"low_freq_factor\": 1.0", "\"low_freq_factor\": 4.0", "low_freq_factor is not below"},
       {"smollm2", "\"rope_theta\": 100000.0", "\"rope_theta\": 0", "\"rope_theta\" is not a positive number"},
       {"smollm2", "\"mlp_bias\": false", "\"mlp_bias\": true", "\"attention_bias\" and \"mlp_bias\" differ"},
       {"smollm2", "\"vocab_size\": 40", "\"vocab_size\": 41", "40 x 16"},
@@ -331,6 +345,7 @@ int main(void) {
       cmocka_unit_test(export_and_import_give_the_same_bits),
       cmocka_unit_test(an_export_has_the_tensors_that_came_in),
       cmocka_unit_test(f16_rounds_once_and_stands_in_for_q8_0),
+      cmocka_unit_test(scaled_rope_does_not_go_to_gguf),
       cmocka_unit_test(settings_that_the_decoder_does_not_do_are_refused_by_name),
       cmocka_unit_test(the_older_form_of_config_json_is_read_too),
       cmocka_unit_test(a_shorter_context_makes_a_window_harmless),
