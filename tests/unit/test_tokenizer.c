@@ -6,9 +6,9 @@
 
 #include "base/philox.h"
 #include "base/text.h"
-#include "bpe.h"
 #include "testing.h"
 #include "tokenizer.h"
+#include "tokenizer_parts.h"
 
 typedef struct Lines {
   const char *const *line;
@@ -124,25 +124,98 @@ static void short_and_long_pieces_follow_the_definition(void **state) {
   arena_free(&arena);
 }
 
+/* The pieces of a text, one after the other. */
+typedef struct Cuts {
+  const char *piece[40];
+  size_t length[40];
+  int count;
+} Cuts;
+
+static void keep_piece(void *state, const char *piece, size_t length) {
+  Cuts *cuts = state;
+  assert_true(cuts->count < 40);
+  cuts->piece[cuts->count] = piece;
+  cuts->length[cuts->count++] = length;
+}
+
+static void assert_cut(const char *pattern, SplitBehavior behavior, const char *text,
+                       const char *const *expected) {
+  Arena arena = {0};
+  Cuts cuts = {0};
+  Pieces *pieces = pieces_new(&arena);
+  assert_int_equal(pieces_add_pattern(&arena, pieces, pattern, behavior), OK);
+  pieces_cut(pieces, text, strlen(text), keep_piece, &cuts);
+  for (int i = 0; i < cuts.count && expected[i]; i++) {
+    assert_int_equal(cuts.length[i], strlen(expected[i]));
+    assert_memory_equal(cuts.piece[i], expected[i], cuts.length[i]);
+  }
+  int count = 0;
+  while (expected[count]) count++;
+  assert_int_equal(cuts.count, count);
+  arena_free(&arena);
+}
+
 static void pieces_are_cut_as_gpt2_cuts_them(void **state) {
   (void)state;
-  Arena arena = {0};
-  Pieces *pieces;
-  assert_int_equal(pieces_new(&arena, bpe_default_pattern, &pieces), OK);
-  const char *text = "It's 12  ok!!\u3000\u3000加油 \xff\u180E.";
-  const char *const expected[] = {"It",     "'s",     " 12",  " ", " ok",  "!!",
-                                  "\u3000", "\u3000", "加油", " ", "\xff", "\u180E."};
-  PieceWalk walk = piece_walk(pieces, text, strlen(text));
-  const char *piece;
-  size_t length;
-  for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
-    assert_true(piece_next(&walk, &piece, &length));
-    assert_int_equal(length, strlen(expected[i]));
-    assert_memory_equal(piece, expected[i], length);
+  const char *const expected[] = {"It",     "'s",   " 12", " ",    " ok",     "!!", "\u3000",
+                                  "\u3000", "加油", " ",   "\xff", "\u180E.", NULL};
+  assert_cut(bpe_gpt2_pattern, SPLIT_ISOLATED, "It's 12  ok!!\u3000\u3000加油 \xff\u180E.", expected);
+}
+
+static void what_matches_is_kept_removed_or_isolated(void **state) {
+  (void)state;
+  const char *const isolated[] = {"a", "12", "b", "3", NULL}, *const removed[] = {"a", "b", NULL},
+                    *const kept[] = {"12", "3", NULL};
+  assert_cut("\\p{N}+", SPLIT_ISOLATED, "a12b3", isolated);
+  assert_cut("\\p{N}+", SPLIT_REMOVED, "a12b3", removed);
+  assert_cut("\\p{N}+", SPLIT_KEPT, "a12b3", kept);
+}
+
+/* The scanners written out for three patterns, against PCRE2 on the same pattern: a group around it hides it
+ * from the table of scanners. */
+static void scanners_cut_as_their_patterns_say(void **state) {
+  (void)state;
+  static const char *const patterns[] = {bpe_gpt2_pattern, bpe_llama3_pattern, bpe_qwen2_pattern};
+  static const char *const parts[] = {"'s",     "'S", "'\u017f", "'re",    "'LL",    "'",      " ", "  ",
+                                      "\t",     "\n", "\r",      "\u3000", "\u2028", "\u00a0", "1", "23",
+                                      "\u0663", "a",  "B",       "é",      "中",     "文",     "!", "…",
+                                      "\u0301", "🎉",  "ve",      "\xff",   "\u180e", "\u2167"};
+  for (int p = 0; p < 3; p++) {
+    Arena arena = {0};
+    Pieces *scanned = pieces_new(&arena), *matched = pieces_new(&arena);
+    assert_int_equal(pieces_add_pattern(&arena, scanned, patterns[p], SPLIT_ISOLATED), OK);
+    assert_int_equal(
+        pieces_add_pattern(&arena, matched, arena_print(&arena, "(?:%s)", patterns[p]), SPLIT_ISOLATED), OK);
+    for (uint32_t round = 0; round < 3000; round++) {
+      RandomKey key = {17, RANDOM_TEST, round};
+      Text text = {.arena = &arena};
+      uint32_t count = 1 + random_below(key, 0, 0, 9);
+      for (uint32_t i = 0; i < count; i++) {
+        const char *part = parts[random_below(key, 1, i, sizeof parts / sizeof *parts)];
+        text_add(&text, part, strlen(part));
+      }
+      Cuts a = {0}, b = {0};
+      pieces_cut(scanned, text.data, text.length, keep_piece, &a);
+      pieces_cut(matched, text.data, text.length, keep_piece, &b);
+      if (a.count != b.count || memcmp(a.length, b.length, sizeof a.length) != 0)
+        fail_msg("pattern %d cuts \"%s\" differently", p, text.data);
+    }
+    arena_free(&arena);
   }
-  assert_false(piece_next(&walk, &piece, &length));
-  piece_walk_end(&walk);
-  arena_free(&arena);
+}
+
+static void patterns_that_mean_something_else_to_pcre_are_refused(void **state) {
+  (void)state;
+  static const char *const patterns[] = {"\\bx",     "\\w+", "^a",     "a$",    "[[:alpha:]]",
+                                         "[a&&b]",   "\\h",  "(?m:a)", "a{2}+", "(*UTF)",
+                                         "\\p{Han}", "[]a]", "(",      "\\"};
+  for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
+    Arena arena = {0};
+    Pieces *pieces = pieces_new(&arena);
+    assert_int_equal(pieces_add_pattern(&arena, pieces, patterns[i], SPLIT_ISOLATED), INVALID);
+    assert_non_null(strstr(error_message(), "pattern"));
+    arena_free(&arena);
+  }
 }
 
 static void ids_are_specials_bytes_merges_and_ties_go_to_lower_ids(void **state) {
@@ -253,15 +326,20 @@ static void damaged_files_are_refused_by_name_and_reason(void **state) {
   } rows[] = {
       {"\"version\"", "version", "t.json:2:4: not a JSON object"},
       {"\"merges\"", "\"mergers\"", "no \"model\" with"},
-      {"\"type\": \"ByteLevel\"", "\"type\": \"Metaspace\"", "pre-tokenizer Metaspace"},
+      {"\"type\": \"ByteLevel\"", "\"type\": \"Whitespace\"", "pre-tokenizer Whitespace"},
+      {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Precompiled\"}", "normalizer Precompiled"},
+      {"\"post_processor\": null", "\"post_processor\": {\"type\": \"Odd\"}", "post-processor Odd"},
+      {"\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"CTC\"", "decoder CTC"},
+      {"\"type\": \"BPE\"", "\"type\": \"Unigram\"", "model Unigram"},
+      {"\"dropout\": null", "\"dropout\": 0.1", "dropout"},
+      {"\"unk_token\": null", "\"unk_token\": \"<unk>\"", "unk_token"},
       {"\"!\": 3", "\"!\": 4", "given twice"},
       {"\"!\": 3", "\"!\": -1", "whole number"},
-      {"\"!\": 3", "\"!!!!!\": 3", "byte 0x21 has no token"},
       {"\"!\": 3", "\"加\": 3", "byte-level alphabet"},
       {"\"merges\": [", "\"merges\": [\"qq zz\",", "merge 0"},
       {"\"merges\": [", "\"merges\": [[\"q\"],", "merge 0"},
-      {"\"<eos>\", \"single_word\"", "\"<end>\", \"single_word\"", "no end token"},
-      {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
+      {"\"<eos>\", \"single_word\"", "\"<end>\", \"single_word\"", "id 0 is given twice"},
+      {"\"added_tokens\": [", "\"added_tokens\": [], \"were\": [", "no end token"},
       {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"", "end_of_word_suffix"},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -305,6 +383,9 @@ int main(void) {
       cmocka_unit_test(any_bytes_come_back_unchanged),
       cmocka_unit_test(short_and_long_pieces_follow_the_definition),
       cmocka_unit_test(pieces_are_cut_as_gpt2_cuts_them),
+      cmocka_unit_test(what_matches_is_kept_removed_or_isolated),
+      cmocka_unit_test(scanners_cut_as_their_patterns_say),
+      cmocka_unit_test(patterns_that_mean_something_else_to_pcre_are_refused),
       cmocka_unit_test(ids_are_specials_bytes_merges_and_ties_go_to_lower_ids),
       cmocka_unit_test(training_twice_gives_the_same_bytes),
       cmocka_unit_test(vocabulary_is_smaller_when_pairs_run_out),
