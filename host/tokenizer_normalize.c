@@ -47,12 +47,10 @@ static void run_lowercase(const Step *step, const char *text, size_t length, Tex
   }
 }
 
-/* Takes out marks, and what else BERT cleans away; makes white space a space. */
 static void run_strip_accents(const Step *step, const char *text, size_t length, Text *out) {
-  (void)step;
   for (size_t at = 0; at < length;) {
     int size;
-    if (!(unicode_class_at(text + at, &size) & IS_ACCENT)) text_add(out, text + at, (size_t)size);
+    if (!(unicode_class_at(text + at, &size) & step->changes)) text_add(out, text + at, (size_t)size);
     at += (size_t)size;
   }
 }
@@ -101,8 +99,8 @@ static Status add_step(Normalizer *n, const char *path, Step step) {
   return OK;
 }
 
-static Status add_strip_accents(Normalizer *n, const char *path) {
-  return add_step(n, path, (Step){.run = run_strip_accents, .changes = IS_ACCENT});
+static Status add_strip_accents(Normalizer *n, const char *path, unsigned marks) {
+  return add_step(n, path, (Step){.run = run_strip_accents, .changes = marks});
 }
 
 static Status read_bert(Normalizer *n, const char *path, const cJSON *section) {
@@ -113,7 +111,7 @@ static Status read_bert(Normalizer *n, const char *path, const cJSON *section) {
   if (clean || cjk) TRY(add_step(n, path, (Step){.run = run_bert, .clean = clean, .cjk = cjk}));
   if (cJSON_IsTrue(strip) || (lower && !cJSON_IsFalse(strip))) {
     TRY(add_step(n, path, (Step){.run = run_nfd, .changes = IS_DECOMPOSING}));
-    TRY(add_strip_accents(n, path));
+    TRY(add_strip_accents(n, path, IS_BERT_ACCENT));
   }
   return lower ? add_step(n, path, (Step){.run = run_lowercase}) : OK;
 }
@@ -142,7 +140,7 @@ static Status read_step(Arena *arena, Normalizer *n, const char *path, const cJS
   if (strcmp(type, "NFC") == 0) return add_step(n, path, (Step){.run = run_nfc, .changes = IS_COMPOSING});
   if (strcmp(type, "NFD") == 0) return add_step(n, path, (Step){.run = run_nfd, .changes = IS_DECOMPOSING});
   if (strcmp(type, "Lowercase") == 0) return add_step(n, path, (Step){.run = run_lowercase});
-  if (strcmp(type, "StripAccents") == 0) return add_strip_accents(n, path);
+  if (strcmp(type, "StripAccents") == 0) return add_strip_accents(n, path, IS_ACCENT);
   if (strcmp(type, "BertNormalizer") == 0) return read_bert(n, path, section);
   if (strcmp(type, "Replace") == 0) return read_replace(arena, n, path, section);
   if (strcmp(type, "Prepend") == 0) {

@@ -58,6 +58,7 @@ static void prepare(void) {
   mark(unicode_bert_punctuation, unicode_bert_punctuation_count, IS_BERT_PUNCTUATION);
   mark(unicode_bert_removed, unicode_bert_removed_count, IS_BERT_REMOVED);
   mark(unicode_accents, unicode_accents_count, IS_ACCENT);
+  mark(unicode_bert_accents, unicode_bert_accents_count, IS_BERT_ACCENT);
   mark(spaces, sizeof spaces / sizeof *spaces, IS_SPACE);
   mark(line_ends, sizeof line_ends / sizeof *line_ends, IS_LINE_END);
   mark(cjk, sizeof cjk / sizeof *cjk, IS_CJK);
@@ -125,11 +126,12 @@ void unicode_add_repaired(Text *out, const char *bytes, size_t length) {
   }
 }
 
-/* One that utf8proc would change or move and the tokenizers library would not. */
+/* One that utf8proc would change or move and the tokenizers library would not; and U+11A7, before the first
+ * of Hangul's finals, which utf8proc 2.8 drops after a syllable without one. */
 static bool is_unknown(uint32_t code) {
   if (code < 0x300 || (unicode_class[code] & (IS_COMPOSING | IS_DECOMPOSING))) return false;
   const utf8proc_property_t *property = utf8proc_get_property((utf8proc_int32_t)code);
-  return is_young(code) || property->combining_class != 0 ||
+  return code == 0x11A7 || is_young(code) || property->combining_class != 0 ||
          (property->decomp_type == 0 && property->decomp_seqindex != UINT16_MAX);
 }
 

@@ -14,11 +14,13 @@ typedef struct UnicodeLower {
   uint32_t step;    /* 2: each second one has a lower case */
 } UnicodeLower;
 
-/* unicode_tables.c */
+/* unicode_classes.c, unicode_forms.c */
 extern const UnicodeRange unicode_letters[], unicode_numbers[], unicode_words[], unicode_digits[],
-    unicode_bert_punctuation[], unicode_bert_removed[], unicode_accents[], unicode_composed[];
+    unicode_bert_punctuation[], unicode_bert_removed[], unicode_accents[], unicode_bert_accents[],
+    unicode_composed[];
 extern const int unicode_letters_count, unicode_numbers_count, unicode_words_count, unicode_digits_count,
-    unicode_bert_punctuation_count, unicode_bert_removed_count, unicode_accents_count, unicode_composed_count;
+    unicode_bert_punctuation_count, unicode_bert_removed_count, unicode_accents_count,
+    unicode_bert_accents_count, unicode_composed_count;
 extern const UnicodeLower unicode_lower_case[];
 extern const int unicode_lower_case_count;
 
@@ -32,9 +34,10 @@ enum {
   IS_DIGIT = 1 << 5,            /* numeric for the pre-tokenizer Digits */
   IS_BERT_PUNCTUATION = 1 << 6, /* cut off by BERT's pre-tokenizer */
   IS_BERT_REMOVED = 1 << 7,     /* taken out by BERT's clean_text */
-  IS_ACCENT = 1 << 8,           /* taken out by strip_accents */
+  IS_ACCENT = 1 << 8,           /* taken out by StripAccents */
   IS_COMPOSING = 1 << 9,        /* NFC may change it or move it */
   IS_DECOMPOSING = 1 << 10,     /* NFD may change it or move it */
+  IS_BERT_ACCENT = 1 << 12,     /* taken out by BERT's own strip_accents: no marks but nonspacing ones */
   IS_CJK = 1 << 11              /* BERT puts spaces around it */
 };
 

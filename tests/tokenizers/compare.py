@@ -86,6 +86,13 @@ def made_lines(count, specials):
         yield "e\u0301" * n
 
 
+def point_lines():
+    """Every code point beside letters, spaces, numbers, marks and itself."""
+    for c in range(1, 0x110000):
+        if not 0xD800 <= c < 0xE000:
+            yield "a{0}a {0}{0} 1{0}1\u0301{0}\u0323{0}\n{0}'s".format(chr(c))
+
+
 def write_records(path, texts):
     with open(path, "wb") as file:
         for text in texts:
@@ -129,11 +136,11 @@ def compare(path, lines, options):
     peer.no_padding()
     peer.no_truncation()
     specials = [token.content for token in peer.get_added_tokens_decoder().values()][:6]
-    texts = lines + list(made_lines(options.made, specials))
+    texts = lines + list(made_lines(options.made, specials)) + (list(point_lines()) if options.points else [])
     with tempfile.TemporaryDirectory() as folder:
         names = [os.path.join(folder, name) for name in ("texts", "ids", "decoded")]
         write_records(names[0], texts)
-        subprocess.run([options.driver, path, names[0], names[1]], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([options.driver, options.ours or path, names[0], names[1]], check=True, stdout=subprocess.DEVNULL)
         ours = read_ids(names[1])
         theirs = [encoding.ids for encoding in peer.encode_batch(texts, add_special_tokens=False)]
         wrong = [i for i in range(len(texts)) if ours[i] != theirs[i]]
@@ -164,6 +171,8 @@ def main():
     parser.add_argument("--lines", type=int, default=100000)
     parser.add_argument("--made", type=int, default=20000)
     parser.add_argument("--show", type=int, default=3)
+    parser.add_argument("--points", action="store_true", help="every code point too")
+    parser.add_argument("--ours", help="the tokenizer as it is given to PopALM, if another file or folder")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--decode", action="store_true")
     parser.add_argument("--driver", default="build/bin/encode_lines")
