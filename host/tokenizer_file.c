@@ -6,7 +6,7 @@
 #include "tokenizer_parts.h"
 #include "unicode.h"
 
-enum { MAX_ID = 1 << 22, MAX_SPELLING = 1 << 16 };
+enum { MAX_ID = 1 << 22, MAX_GAP = 1 << 16, MAX_SPELLING = 1 << 16 };
 
 /* What is needed while a file is read. */
 typedef struct Reading {
@@ -335,6 +335,14 @@ static Status read_wordpiece(Reading *r, const cJSON *model) {
   return OK;
 }
 
+/* Tables are as long as the highest id, so that must have to do with how many tokens there are. */
+static Status check_vocab_size(const Reading *r, const cJSON *vocab) {
+  int listed = cJSON_GetArraySize(vocab) + r->added_count;
+  if (r->t->vocab_size <= 2 * listed + MAX_GAP) return OK;
+  return fail(INVALID, "%s: the highest id is %d, but there are %d tokens; use a file written by tokenizers",
+              r->path, r->t->vocab_size - 1, listed);
+}
+
 static Status read_model(Reading *r, const cJSON *model) {
   const char *type = json_type(model);
   Tokenizer *t = r->t;
@@ -351,6 +359,7 @@ static Status read_model(Reading *r, const cJSON *model) {
   if (t->byte_level && !bpe)
     return fail(INVALID, "%s: WordPiece after ByteLevel is not known; give a BERT tokenizer", r->path);
   TRY(find_vocab_size(r, item(model, "vocab"), false));
+  TRY(check_vocab_size(r, item(model, "vocab")));
   TRY(read_vocab(r, item(model, "vocab")));
   return bpe ? read_bpe(r, model) : read_wordpiece(r, model);
 }

@@ -131,7 +131,7 @@ static bool translate_next(Translation *t) {
 
 Status pattern_translate(Arena *arena, const char *pattern, Text *out) {
   Translation t = {.at = pattern, .out = {.arena = arena}};
-  text_add(&t.out, "", 0);
+  text_print(&t.out, "(*LIMIT_MATCH=1000000)"); /* a hostile pattern could try for hours */
   while (*t.at) {
     const char *from = t.at;
     if (!translate_next(&t))
