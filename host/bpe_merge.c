@@ -10,14 +10,6 @@ enum { SCAN_LIMIT = 96 };
 
 static const uint32_t NO_RANK = UINT32_MAX;
 
-/* The slot of a pair; its rank is NO_RANK when the two do not merge. */
-static inline const BpeMerge *find_merge(const Tokenizer *t, int32_t left, int32_t right) {
-  uint32_t i = bpe_pair_hash(left, right) & t->merge_mask;
-  while (t->merge[i].rank != NO_RANK && (t->merge[i].left != left || t->merge[i].right != right))
-    i = (i + 1) & t->merge_mask;
-  return &t->merge[i];
-}
-
 /* n <= SCAN_LIMIT tokens in place; rank[i] is the rank of the pair (i, i + 1). */
 static int merge_by_scan(const Tokenizer *t, int32_t *token, uint32_t *rank, int n) {
   while (n > 1) {
@@ -174,10 +166,13 @@ int bpe_encode_piece(const Tokenizer *t, const char *piece, size_t length, int32
     out[0] = whole;
     return 1;
   }
-  int n = t->byte_level ? start_bytes(t, piece, length, out) : start_characters(t, piece, length, out);
+  bool ascii = length < 3 || ((unsigned char)piece[0] < 0x80 && (unsigned char)piece[length - 1] < 0x80);
+  int n = ascii ? 0 : bpe_start_characters(t, piece, length, out);
+  bool bytes = n == 0 && t->byte_level;
+  if (n == 0) n = bytes ? start_bytes(t, piece, length, out) : start_characters(t, piece, length, out);
   if (n > SCAN_LIMIT) return merge_by_heap(t, out, n);
   uint32_t rank[SCAN_LIMIT];
-  if (t->byte_merge && (size_t)n == length)
+  if (bytes && t->byte_merge && (size_t)n == length)
     for (int i = 0; i + 1 < n; i++)
       rank[i] = t->byte_merge[(unsigned char)piece[i] << 8 | (unsigned char)piece[i + 1]];
   else
@@ -195,8 +190,11 @@ static void index_bytes(Arena *arena, Tokenizer *t) {
   t->byte_merge = rank;
 }
 
-void bpe_index(Arena *arena, Tokenizer *t) {
-  if (t->byte_level) index_bytes(arena, t);
+void bpe_index(Arena *arena, Tokenizer *t, int merges) {
+  if (t->byte_level) {
+    index_bytes(arena, t);
+    bpe_index_characters(arena, t, merges);
+  }
   if (!t->byte_level && !t->ignore_merges) return; /* pieces are as long as texts */
   uint32_t size = 16;
   while (size < 2 * (uint32_t)t->vocab_size) size *= 2;

@@ -260,6 +260,8 @@ static Status read_merges(Reading *r, const cJSON *merges) {
   t->merge = NEW(r->arena, BpeMerge, size);
   t->merge_mask = size - 1;
   for (uint32_t i = 0; i < size; i++) t->merge[i].rank = UINT32_MAX;
+  t->filter_mask = 4 * size - 1;
+  t->merge_filter = NEW(r->arena, uint64_t, 4 * size / 64);
   char *bytes = NEW(r->arena, char, MAX_SPELLING);
   const cJSON *one;
   cJSON_ArrayForEach(one, merges) {
@@ -270,7 +272,8 @@ static Status read_merges(Reading *r, const cJSON *merges) {
           "%s: merge %u does not join two tokens of the vocabulary to a third; the file is damaged, use one "
           "written by tokenizers",
           r->path, rank);
-    uint32_t i = bpe_pair_hash(id[0], id[1]) & t->merge_mask;
+    uint32_t hash = bpe_pair_hash(id[0], id[1]), bit = hash & t->filter_mask, i = hash & t->merge_mask;
+    t->merge_filter[bit / 64] |= (uint64_t)1 << (bit % 64);
     while (t->merge[i].rank != UINT32_MAX && (t->merge[i].left != id[0] || t->merge[i].right != id[1]))
       i = (i + 1) & t->merge_mask;
     t->merge[i] = (BpeMerge){id[0], id[1], rank++, id[2]};
@@ -409,7 +412,7 @@ static Status read_root(Reading *r, const cJSON *root) {
   TRY(read_decoder(r->path, item(root, "decoder"), t));
   TRY(read_post_processor(r->arena, r->path, item(root, "post_processor"), t));
   TRY(read_specials(r));
-  if (t->kind == MODEL_BPE) bpe_index(r->arena, t);
+  if (t->kind == MODEL_BPE) bpe_index(r->arena, t, cJSON_GetArraySize(item(model, "merges")));
   t->cache = piece_caches_new(r->arena, PIECE_CACHES);
   return OK;
 }

@@ -22,6 +22,8 @@ typedef struct BpeMerge {
   int32_t id;
 } BpeMerge;
 
+typedef struct BpeCharacters BpeCharacters; /* the tokens of three-byte characters */
+
 /* A token that is looked for in the text, as Hugging Face's tokenizer.json describes it. */
 typedef struct AddedToken {
   const char *text;
@@ -67,8 +69,11 @@ struct Tokenizer {
   int32_t byte_id[256]; /* of byte-level BPE, or of <0x00> .. <0xFF>; -1: no such token */
   BpeMerge *merge;      /* [merge_mask + 1] */
   uint32_t merge_mask;
-  uint32_t *byte_merge; /* [256 * 256] ranks of two bytes; byte-level only */
-  int32_t *whole;       /* [whole_mask + 1] ids of tokens that are their own encoding; -1: empty */
+  uint64_t *merge_filter; /* [filter_mask + 1 bits] 0: no merge has this hash */
+  uint32_t filter_mask;
+  BpeCharacters *characters; /* byte-level only */
+  uint32_t *byte_merge;      /* [256 * 256] ranks of two bytes; byte-level only */
+  int32_t *whole;            /* [whole_mask + 1] ids of tokens that are their own encoding; -1: empty */
   uint32_t whole_mask;
 
   const char *continuing; /* WordPiece: what a token inside a word begins with */
@@ -126,6 +131,17 @@ static inline uint32_t bpe_pair_hash(int32_t left, int32_t right) {
   return (uint32_t)(key >> 32) ^ (uint32_t)(key >> 15);
 }
 
+/* The slot of a pair; its rank is UINT32_MAX when the two do not merge. Most pairs do not, and the filter
+ * says so without a look into the large table. */
+static inline const BpeMerge *find_merge(const Tokenizer *t, int32_t left, int32_t right) {
+  static const BpeMerge none = {-1, -1, UINT32_MAX, -1};
+  uint32_t hash = bpe_pair_hash(left, right), bit = hash & t->filter_mask, i = hash & t->merge_mask;
+  if (!(t->merge_filter[bit / 64] >> (bit % 64) & 1)) return &none;
+  while (t->merge[i].rank != UINT32_MAX && (t->merge[i].left != left || t->merge[i].right != right))
+    i = (i + 1) & t->merge_mask;
+  return &t->merge[i];
+}
+
 /* ---- the cut into pieces (tokenizer_cut.c, tokenizer_scan.c) ---- */
 
 typedef void PieceSink(void *state, const char *piece, size_t length);
@@ -172,9 +188,12 @@ const AddedToken *added_next(AddedScan *scan, bool specials);
 
 /* Tokens of one piece into out, which has room for length of them; returns how many. */
 int bpe_encode_piece(const Tokenizer *tokenizer, const char *piece, size_t length, int32_t *out);
+/* The tokens that a piece of three-byte characters and ASCII can start as, or 0 if it must start as bytes. */
+int bpe_start_characters(const Tokenizer *tokenizer, const char *piece, size_t length, int32_t *out);
+void bpe_index_characters(Arena *arena, Tokenizer *tokenizer, int merges);
 int wordpiece_encode_piece(const Tokenizer *tokenizer, const char *piece, size_t length, int32_t *out);
 /* Fills the tables that only make it faster, once all others stand. */
-void bpe_index(Arena *arena, Tokenizer *tokenizer);
+void bpe_index(Arena *arena, Tokenizer *tokenizer, int merges);
 
 enum { PIECE_CACHES = 4 }; /* so many threads can use one at a time; further ones do without */
 PieceCache *piece_caches_new(Arena *arena, int count);

@@ -107,6 +107,67 @@ static int encode_naively(const Tokenizer *t, const char *piece, size_t length, 
   }
 }
 
+static void assert_follows_definition(const Tokenizer *t, const char *piece, size_t length) {
+  int32_t expected[400], token[400];
+  assert_true(length <= 400);
+  int count = encode_naively(t, piece, length, expected);
+  if (bpe_encode_piece(t, piece, length, token) != count ||
+      memcmp(token, expected, (size_t)count * sizeof *token) != 0)
+    fail_msg("\"%.*s\" becomes other tokens than merging one by one", (int)length, piece);
+}
+
+/* A few characters that share bytes, so that merges join their parts; and ASCII, two and four bytes. */
+static Text mixed_piece(Arena *arena, uint32_t round) {
+  static const char *const parts[] = {"中", "丽", "与", "业", "伽", "佀", "侀",
+                                      "、", "。", "ab", "a",  "é",  "🎉"};
+  RandomKey key = {19, RANDOM_TEST, round};
+  Text text = {.arena = arena};
+  uint32_t count = 1 + random_below(key, 0, 0, 12);
+  for (uint32_t i = 0; i < count; i++) {
+    const char *part = parts[random_below(key, 1, i, round % 5 ? 11 : 13)];
+    text_add(&text, part, strlen(part));
+  }
+  return text;
+}
+
+/* The merges of a tokenizer in another order: then some take a character before it is made. */
+static Tokenizer *with_shuffled_merges(Arena *arena, const Tokenizer *t, uint32_t seed) {
+  cJSON *root = cJSON_Parse(t->json);
+  cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
+  cJSON *merges = cJSON_GetObjectItemCaseSensitive(model, "merges"), *shuffled = cJSON_CreateArray();
+  RandomKey key = {seed, RANDOM_TEST, 0};
+  for (uint32_t i = 0, left; (left = (uint32_t)cJSON_GetArraySize(merges)) > 0; i++)
+    cJSON_AddItemToArray(shuffled, cJSON_DetachItemFromArray(merges, (int)random_below(key, 0, i, left)));
+  cJSON_ReplaceItemInObjectCaseSensitive(model, "merges", shuffled);
+  char *printed = cJSON_PrintUnformatted(root);
+  char *text = arena_strdup(arena, printed);
+  cJSON_free(printed);
+  cJSON_Delete(root);
+  Tokenizer *out = NULL;
+  assert_int_equal(tokenizer_parse(arena, "t.json", text, strlen(text), &out), OK);
+  return out;
+}
+
+static void starting_from_characters_changes_no_token(void **state) {
+  (void)state;
+  Arena arena = {0};
+  const char *texts[300];
+  for (uint32_t i = 0; i < 300; i++) texts[i] = mixed_piece(&arena, i).data;
+  for (uint32_t order = 0; order < 6; order++) {
+    Tokenizer *t = train(&arena, texts, 300, 300 + 40 * (int)order, 2);
+    if (order) t = with_shuffled_merges(&arena, t, order);
+    int started = 0;
+    for (uint32_t round = 1000; round < 1150; round++) {
+      Text piece = mixed_piece(&arena, round);
+      int32_t token[400];
+      started += bpe_start_characters(t, piece.data, piece.length, token) > 0;
+      assert_follows_definition(t, piece.data, piece.length);
+    }
+    assert_in_range(started, 5, 145); /* both ways are taken */
+  }
+  arena_free(&arena);
+}
+
 static void short_and_long_pieces_follow_the_definition(void **state) {
   (void)state;
   Arena arena = {0};
@@ -114,12 +175,9 @@ static void short_and_long_pieces_follow_the_definition(void **state) {
   for (uint32_t round = 0; round < 60; round++) {
     RandomKey key = {11, RANDOM_TEST, round};
     char piece[200];
-    int32_t expected[200], token[200];
     size_t length = 1 + random_below(key, 0, 0, 150); /* both below and above the scan's limit */
     for (size_t i = 0; i < length; i++) piece[i] = "aaathecs"[philox(key, 1, (uint32_t)i).v[0] % 8];
-    int count = encode_naively(t, piece, length, expected);
-    assert_int_equal(bpe_encode_piece(t, piece, length, token), count);
-    assert_memory_equal(token, expected, (size_t)count * sizeof *token);
+    assert_follows_definition(t, piece, length);
   }
   arena_free(&arena);
 }
@@ -382,6 +440,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(any_bytes_come_back_unchanged),
       cmocka_unit_test(short_and_long_pieces_follow_the_definition),
+      cmocka_unit_test(starting_from_characters_changes_no_token),
       cmocka_unit_test(pieces_are_cut_as_gpt2_cuts_them),
       cmocka_unit_test(what_matches_is_kept_removed_or_isolated),
       cmocka_unit_test(scanners_cut_as_their_patterns_say),
