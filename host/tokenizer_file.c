@@ -163,33 +163,6 @@ static Status list_added(Reading *r, const cJSON *list) {
   return OK;
 }
 
-/* What each token is when it is decoded, and the two sets that are looked for. */
-static Status place_added(Reading *r) {
-  Tokenizer *t = r->t;
-  AddedToken *set[2] = {NEW(r->arena, AddedToken, r->added_count + 1),
-                        NEW(r->arena, AddedToken, r->added_count + 1)};
-  int count[2] = {0, 0};
-  unsigned char *seen = NEW(r->arena, unsigned char, t->vocab_size);
-  for (int i = 0; i < r->added_count; i++) {
-    AddedToken token = r->added[i];
-    int32_t known = find_spelled(r, token.text);
-    if ((known >= 0 && known != token.id) || (known < 0 && r->used[token.id]) || seen[token.id])
-      return fail(INVALID, "%s: id %d is given twice, once to \"%.40s\"; use a file written by tokenizers",
-                  r->path, token.id, token.text);
-    seen[token.id] = 1;
-    t->shown[token.id] = token.special ? (BpeToken){0, 0} : keep_bytes(r, token.text, token.length);
-    Text normal = {.arena = r->arena};
-    if (token.normalized && normalize(t->normalizer, token.text, token.length, &normal)) {
-      if (normal.length == 0) continue; /* nothing is left to look for */
-      token.text = normal.data;
-      token.length = (uint32_t)normal.length;
-    }
-    set[token.normalized][count[token.normalized]++] = token;
-  }
-  for (int i = 0; i < 2; i++) t->added[i] = added_set(r->arena, set[i], count[i]);
-  return OK;
-}
-
 /* SentencePiece's spelling as text: spaces for METASPACE, a byte for <0x41>. */
 static BpeToken show_characters(Reading *r, BpeToken token) {
   char byte[8] = "";
@@ -207,6 +180,35 @@ static BpeToken show_characters(Reading *r, BpeToken token) {
     at += space ? 3 : 1;
   }
   return keep_bytes(r, text.data, text.length);
+}
+
+/* What each token is when it is decoded, and the two sets that are looked for. */
+static Status place_added(Reading *r) {
+  Tokenizer *t = r->t;
+  AddedToken *set[2] = {NEW(r->arena, AddedToken, r->added_count + 1),
+                        NEW(r->arena, AddedToken, r->added_count + 1)};
+  int count[2] = {0, 0};
+  unsigned char *seen = NEW(r->arena, unsigned char, t->vocab_size);
+  for (int i = 0; i < r->added_count; i++) {
+    AddedToken token = r->added[i];
+    int32_t known = find_spelled(r, token.text);
+    if ((known >= 0 && known != token.id) || (known < 0 && r->used[token.id]) || seen[token.id])
+      return fail(INVALID, "%s: id %d is given twice, once to \"%.40s\"; use a file written by tokenizers",
+                  r->path, token.id, token.text);
+    seen[token.id] = 1;
+    Text normal = {.arena = r->arena};
+    if (token.normalized && normalize(t->normalizer, token.text, token.length, &normal)) {
+      if (normal.length == 0) continue; /* nothing is left to look for */
+      token.text = normal.data;
+      token.length = (uint32_t)normal.length;
+    }
+    set[token.normalized][count[token.normalized]++] = token;
+    t->shown[token.id] = token.special ? (BpeToken){0, 0} : keep_bytes(r, token.text, token.length);
+    if (t->kind == MODEL_BPE && !t->byte_level && !token.special)
+      t->shown[token.id] = show_characters(r, t->shown[token.id]);
+  }
+  for (int i = 0; i < 2; i++) t->added[i] = added_set(r->arena, set[i], count[i]);
+  return OK;
 }
 
 static void show_vocab(Reading *r) {
