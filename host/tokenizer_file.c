@@ -196,6 +196,7 @@ static Status place_added(Reading *r) {
       return fail(INVALID, "%s: id %d is given twice, once to \"%.40s\"; use a file written by tokenizers",
                   r->path, token.id, token.text);
     seen[token.id] = 1;
+    t->shown[token.id] = (BpeToken){0, 0};
     Text normal = {.arena = r->arena};
     if (token.normalized && normalize(t->normalizer, token.text, token.length, &normal)) {
       if (normal.length == 0) continue; /* nothing is left to look for */
@@ -203,9 +204,9 @@ static Status place_added(Reading *r) {
       token.length = (uint32_t)normal.length;
     }
     set[token.normalized][count[token.normalized]++] = token;
-    t->shown[token.id] = token.special ? (BpeToken){0, 0} : keep_bytes(r, token.text, token.length);
-    if (t->kind == MODEL_BPE && !t->byte_level && !token.special)
-      t->shown[token.id] = show_characters(r, t->shown[token.id]);
+    if (token.special) continue;
+    t->shown[token.id] = keep_bytes(r, token.text, token.length);
+    if (t->kind == MODEL_BPE && !t->byte_level) t->shown[token.id] = show_characters(r, t->shown[token.id]);
   }
   for (int i = 0; i < 2; i++) t->added[i] = added_set(r->arena, set[i], count[i]);
   return OK;

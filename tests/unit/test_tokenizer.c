@@ -1,4 +1,5 @@
 /* Byte-level BPE: exact round trips, deterministic merges, refusal of damaged files. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -349,6 +350,64 @@ static void special_tokens_decode_to_nothing_and_output_is_bounded(void **state)
   arena_free(&arena);
 }
 
+/* One of more threads than there are caches: the same texts again and again, in an order of its own. */
+typedef struct Encoder {
+  const Tokenizer *t;
+  uint32_t number;
+  int wrong;
+} Encoder;
+
+static void *encode_often(void *state) {
+  Encoder *e = state;
+  for (uint32_t i = 0; i < 2000; i++) {
+    const char *text = corpus[(i * (e->number + 1) + e->number) % 5];
+    char back[200];
+    int32_t token[200];
+    int count = tokenizer_encode(e->t, text, strlen(text), token, 200);
+    size_t length = tokenizer_decode(e->t, token, count, back, sizeof back);
+    e->wrong += length != strlen(text) || memcmp(back, text, length) != 0;
+  }
+  return NULL;
+}
+
+static void many_threads_share_a_tokenizer(void **state) {
+  (void)state;
+  enum { THREADS = PIECE_CACHES + 3 };
+  Arena arena = {0};
+  Tokenizer *t = train(&arena, corpus, 5, 400, 1);
+  pthread_t thread[THREADS];
+  Encoder encoder[THREADS];
+  for (uint32_t i = 0; i < THREADS; i++) {
+    encoder[i] = (Encoder){t, i, 0};
+    assert_int_equal(pthread_create(&thread[i], NULL, encode_often, &encoder[i]), 0);
+  }
+  for (int i = 0; i < THREADS; i++) pthread_join(thread[i], NULL);
+  for (int i = 0; i < THREADS; i++) assert_int_equal(encoder[i].wrong, 0);
+  arena_free(&arena);
+}
+
+/* Pieces that come again are found in a cache; whatever is in it, they must be the same tokens. */
+static void a_piece_encoded_before_is_the_same_again(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *t = train(&arena, corpus, 5, 270, 1);
+  for (uint32_t round = 0; round < 3000; round++) {
+    char text[24];
+    int32_t token[24], expected[24], little[24];
+    RandomKey key = {23, RANDOM_TEST, round % 1500};
+    int length = (int)random_below(key, 0, 0, 23);
+    for (int i = 0; i < length; i++) text[i] = "aceth"[philox(key, 1, (uint32_t)i).v[0] % 5];
+    int count = tokenizer_encode(t, text, (size_t)length, token, 24);
+    assert_int_equal(length ? encode_naively(t, text, (size_t)length, expected) : 0, count);
+    assert_memory_equal(token, expected, (size_t)count * sizeof *token);
+    little[count / 2] = -7;
+    assert_int_equal(tokenizer_encode(t, text, (size_t)length, little, count / 2), count);
+    assert_memory_equal(little, expected, (size_t)(count / 2) * sizeof *token);
+    assert_int_equal(little[count / 2], -7);
+  }
+  arena_free(&arena);
+}
+
 static void saved_and_loaded_is_the_same(void **state) {
   (void)state;
   Arena arena = {0};
@@ -450,6 +509,8 @@ int main(void) {
       cmocka_unit_test(vocabulary_is_smaller_when_pairs_run_out),
       cmocka_unit_test(too_small_a_vocabulary_is_refused),
       cmocka_unit_test(special_tokens_decode_to_nothing_and_output_is_bounded),
+      cmocka_unit_test(many_threads_share_a_tokenizer),
+      cmocka_unit_test(a_piece_encoded_before_is_the_same_again),
       cmocka_unit_test(saved_and_loaded_is_the_same),
       cmocka_unit_test(damaged_files_are_refused_by_name_and_reason),
       cmocka_unit_test(random_mutations_never_crash_the_reader),
