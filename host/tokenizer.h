@@ -35,27 +35,6 @@ Status tokenizer_save(const Tokenizer *tokenizer, const char *path) CHECKED;
  * end token is that of the tokenizer_config.json beside it, if there is one. */
 Status tokenizer_load(Arena *arena, const char *path, Tokenizer **out) CHECKED;
 
-/* Byte-level BPE from another kind of file, such as GGUF. */
-typedef enum TokenizerFamily {
-  TOKENIZER_GPT2,
-  TOKENIZER_LLAMA3,
-  TOKENIZER_QWEN2,
-  TOKENIZER_SMOLLM2
-} TokenizerFamily;
-enum { TOKEN_NORMAL, TOKEN_SPECIAL, TOKEN_ADDED }; /* ADDED: looked for in texts, and shown */
-typedef struct TokenizerVocabulary {
-  TokenizerFamily family;    /* how texts are cut and normalized */
-  const char *const *token;  /* [count] by id, in the byte-level alphabet; NULL: not used */
-  const unsigned char *kind; /* [count] TOKEN_...; NULL: all NORMAL */
-  int count;
-  const char *const *merge; /* [merges] "left right" */
-  int merges;
-  int32_t eos, start; /* start: the token that texts begin with; -1: none is named */
-} TokenizerVocabulary;
-/* path is for messages. */
-Status tokenizer_from_vocabulary(Arena *arena, const char *path, const TokenizerVocabulary *from,
-                                 Tokenizer **out) CHECKED;
-
 int tokenizer_vocab_size(const Tokenizer *tokenizer);
 int32_t tokenizer_eos(const Tokenizer *tokenizer);
 int32_t tokenizer_sep(const Tokenizer *tokenizer);

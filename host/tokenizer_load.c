@@ -24,41 +24,21 @@ static void add_added(cJSON *list, int32_t id, const char *content, bool special
   cJSON_AddItemToArray(list, token);
 }
 
-static cJSON *split_then_bytes(const char *pattern) {
+#define BYTE_LEVEL(regex) \
+  "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": " regex "}"
+
+/* Qwen 2's pre-tokenizer. */
+static cJSON *split_then_bytes(void) {
   cJSON *sequence = cJSON_CreateObject();
   cJSON_AddStringToObject(sequence, "type", "Sequence");
   cJSON *list = cJSON_AddArrayToObject(sequence, "pretokenizers"), *split = cJSON_CreateObject();
   cJSON_AddStringToObject(split, "type", "Split");
-  cJSON_AddStringToObject(cJSON_AddObjectToObject(split, "pattern"), "Regex", pattern);
+  cJSON_AddStringToObject(cJSON_AddObjectToObject(split, "pattern"), "Regex", bpe_qwen2_pattern);
   cJSON_AddStringToObject(split, "behavior", "Isolated");
   cJSON_AddBoolToObject(split, "invert", false);
   cJSON_AddItemToArray(list, split);
-  cJSON_AddItemToArray(list,
-                       cJSON_Parse("{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": "
-                                   "false, \"use_regex\": false}"));
+  cJSON_AddItemToArray(list, cJSON_Parse(BYTE_LEVEL("false")));
   return sequence;
-}
-
-#define BYTE_LEVEL \
-  "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}"
-
-static void add_cut(cJSON *root, TokenizerFamily family) {
-  switch (family) {
-    case TOKENIZER_GPT2:
-      add_object(root, "pre_tokenizer", BYTE_LEVEL);
-      break;
-    case TOKENIZER_LLAMA3:
-      cJSON_AddItemToObject(root, "pre_tokenizer", split_then_bytes(bpe_llama3_pattern));
-      break;
-    case TOKENIZER_QWEN2:
-      cJSON_AddItemToObject(root, "pre_tokenizer", split_then_bytes(bpe_qwen2_pattern));
-      break;
-    case TOKENIZER_SMOLLM2:
-      add_object(root, "pre_tokenizer",
-                 "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": "
-                 "true}, " BYTE_LEVEL "]}");
-      break;
-  }
 }
 
 /* A text begins with this token. */
@@ -100,58 +80,36 @@ static cJSON *new_root(cJSON **added) {
   return root;
 }
 
-/* merges: NULL, or an array that the root takes over. */
-static cJSON *bpe_root(TokenizerFamily family, cJSON **added, cJSON **vocab, cJSON *merges) {
+/* The root takes vocab and merges over. */
+static cJSON *bpe_root(bool qwen2, cJSON **added, cJSON *vocab, cJSON *merges) {
   cJSON *root = new_root(added);
-  if (family == TOKENIZER_QWEN2)
+  if (qwen2) {
     add_object(root, "normalizer", "{\"type\": \"NFC\"}");
-  else
+    cJSON_AddItemToObject(root, "pre_tokenizer", split_then_bytes());
+  } else {
     cJSON_AddNullToObject(root, "normalizer");
-  add_cut(root, family);
-  add_object(root, "decoder", BYTE_LEVEL);
+    add_object(root, "pre_tokenizer", BYTE_LEVEL("true"));
+  }
+  add_object(root, "decoder", BYTE_LEVEL("true"));
   cJSON *model = cJSON_AddObjectToObject(root, "model");
   cJSON_AddStringToObject(model, "type", "BPE");
   static const char *const unset[] = {"dropout", "unk_token", "continuing_subword_prefix",
                                       "end_of_word_suffix"};
   for (int i = 0; i < 4; i++) cJSON_AddNullToObject(model, unset[i]);
-  cJSON_AddBoolToObject(model, "fuse_unk", false);
-  cJSON_AddBoolToObject(model, "byte_fallback", false);
-  cJSON_AddBoolToObject(model, "ignore_merges", family == TOKENIZER_LLAMA3);
-  *vocab = cJSON_AddObjectToObject(model, "vocab");
+  static const char *const off[] = {"fuse_unk", "byte_fallback", "ignore_merges"};
+  for (int i = 0; i < 3; i++) cJSON_AddBoolToObject(model, off[i], false);
+  cJSON_AddItemToObject(model, "vocab", vocab);
   cJSON_AddItemToObject(model, "merges", merges);
   return root;
 }
 
-Status tokenizer_from_vocabulary(Arena *arena, const char *path, const TokenizerVocabulary *from,
-                                 Tokenizer **out) {
-  cJSON *added, *vocab, *merges = cJSON_CreateStringArray(from->merge, from->merges);
-  cJSON *root = bpe_root(from->family, &added, &vocab, merges);
-  for (int32_t id = 0; id < from->count; id++) {
-    if (!from->token[id]) continue;
-    if (from->kind && from->kind[id] != TOKEN_NORMAL)
-      add_added(added, id, from->token[id], from->kind[id] == TOKEN_SPECIAL, false);
-    else
-      cJSON_AddNumberToObject(vocab, from->token[id], id);
-  }
-  if (from->start >= 0 && from->start < from->count && from->token[from->start])
-    add_start(root, from->token[from->start], from->start);
-  const char *eos = from->eos >= 0 && from->eos < from->count ? from->token[from->eos] : NULL;
-  TRY(finish(arena, path, root, out));
-  if (eos) {
-    (*out)->eos = from->eos;
-    (*out)->eos_text = arena_strdup(arena, eos);
-  }
-  return OK;
-}
-
 /* ---- files ---- */
 
-static Status read_json(Arena *arena, const char *path, cJSON **out) {
+static Status read_json(const char *path, cJSON **out) {
   FileMap map;
   TRY(file_map(path, &map));
   *out = cJSON_ParseWithLength(map.data, map.length);
   file_unmap(&map);
-  (void)arena;
   return *out ? OK : fail(INVALID, "%s: not JSON; give a file as it was written", path);
 }
 
@@ -196,25 +154,22 @@ static Status read_merge_lines(const char *path, cJSON *merges) {
 
 static Status load_pair(Arena *arena, const char *folder, const cJSON *config, Tokenizer **out) {
   const char *path = path_join(arena, folder, "vocab.json"), *class = config_text(config, "tokenizer_class");
-  TokenizerFamily family = TOKENIZER_GPT2;
-  if (class && strncmp(class, "Qwen2Tokenizer", 14) == 0)
-    family = TOKENIZER_QWEN2;
-  else if (class && strncmp(class, "GPT2Tokenizer", 13) != 0)
+  bool qwen2 = class && strncmp(class, "Qwen2Tokenizer", 14) == 0;
+  if (class && !qwen2 && strncmp(class, "GPT2Tokenizer", 13) != 0)
     return fail(
         INVALID,
         "%s: vocab.json and merges.txt of a %s are not known; save it with transformers as tokenizer.json",
         path, class);
-  cJSON *file, *added, *vocab, *merges = cJSON_CreateArray();
+  cJSON *vocab, *added, *merges = cJSON_CreateArray();
   Status status = read_merge_lines(path_join(arena, folder, "merges.txt"), merges);
-  if (status == OK) status = read_json(arena, path, &file);
+  if (status == OK) status = read_json(path, &vocab);
   if (status != OK) {
     cJSON_Delete(merges);
     return status;
   }
-  cJSON *root = bpe_root(family, &added, &vocab, merges);
-  cJSON_ReplaceItemInObjectCaseSensitive(cJSON_GetObjectItemCaseSensitive(root, "model"), "vocab", file);
+  cJSON *root = bpe_root(qwen2, &added, vocab, merges);
   add_from_config(added, config);
-  const cJSON *end = cJSON_GetObjectItemCaseSensitive(file, "<|endoftext|>");
+  const cJSON *end = cJSON_GetObjectItemCaseSensitive(vocab, "<|endoftext|>");
   if (cJSON_GetArraySize(added) == 0 && end) add_added(added, end->valueint, "<|endoftext|>", true, false);
   return finish(arena, path, root, out);
 }
@@ -325,7 +280,7 @@ Status tokenizer_load(Arena *arena, const char *path, Tokenizer **out) {
   const char *folder = is_folder(path) ? path : path_folder(arena, path);
   const char *settings = path_join(arena, folder, "tokenizer_config.json");
   cJSON *config = NULL;
-  if (file_exists(settings)) TRY(read_json(arena, settings, &config));
+  if (file_exists(settings)) TRY(read_json(settings, &config));
   Status status = load_any(arena, path, folder, config, out);
   if (status == OK) status = apply_config(arena, settings, config, *out);
   cJSON_Delete(config);

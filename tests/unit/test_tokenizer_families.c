@@ -159,27 +159,6 @@ static void invalid_utf8_is_replaced_where_the_model_has_no_bytes(void **state) 
   arena_free(&arena);
 }
 
-static void a_vocabulary_from_elsewhere_becomes_a_tokenizer(void **state) {
-  (void)state;
-  Arena arena = {0};
-  static const char *const tokens[] = {"<s>", "a", "b", "ab", "<think>", "</s>", NULL, "1"};
-  static const unsigned char kinds[] = {TOKEN_SPECIAL, TOKEN_NORMAL,  TOKEN_NORMAL, TOKEN_NORMAL,
-                                        TOKEN_ADDED,   TOKEN_SPECIAL, TOKEN_NORMAL, TOKEN_NORMAL};
-  static const char *const merges[] = {"a b"};
-  TokenizerVocabulary from = {TOKENIZER_SMOLLM2, tokens, kinds, 8, merges, 1, 5, 0};
-  Tokenizer *t;
-  if (tokenizer_from_vocabulary(&arena, "m.gguf", &from, &t) != OK) fail_msg("%s", error_message());
-  int32_t token[8];
-  const int32_t *start, wanted[] = {3, 4, 7, 7, 1};
-  assert_int_equal(tokenizer_encode(t, "ab<think>11a?", 13, token, 8), 5); /* ? has no token and is dropped */
-  assert_memory_equal(token, wanted, sizeof wanted);
-  assert_int_equal(tokenizer_start(t, &start), 1);
-  assert_int_equal(start[0], 0);
-  assert_int_equal(tokenizer_eos(t), 5);
-  assert_string_equal(tokenizer_decode_text(t, &arena, token, 5), "ab<think>11a");
-  arena_free(&arena);
-}
-
 static void a_folder_without_a_tokenizer_is_refused_by_what_is_missing(void **state) {
   (void)state;
   Arena arena = {0};
@@ -195,7 +174,6 @@ int main(void) {
       cmocka_unit_test(older_files_are_saved_as_tokenizer_json),
       cmocka_unit_test(wordpiece_decodes_without_spaces_beside_chinese),
       cmocka_unit_test(invalid_utf8_is_replaced_where_the_model_has_no_bytes),
-      cmocka_unit_test(a_vocabulary_from_elsewhere_becomes_a_tokenizer),
       cmocka_unit_test(a_folder_without_a_tokenizer_is_refused_by_what_is_missing),
   };
   return cmocka_run_group_tests(tests, read_fixtures, free_fixtures);
