@@ -87,7 +87,7 @@ const AddedToken *added_next(AddedScan *scan, bool specials) {
       continue;
     if (token->lstrip)
       while (begin > scan->plain && (class_before(text, begin, &next) & IS_SPACE)) begin = next;
-    if (begin < scan->plain && token->lstrip) begin = scan->plain;
+    if (begin < scan->plain) begin = scan->plain; /* the token before took it already */
     if (token->rstrip)
       while (end < length && (class_after(text, length, end, &next) & IS_SPACE)) end = next;
     scan->plain_length = begin > scan->plain ? begin - scan->plain : 0;

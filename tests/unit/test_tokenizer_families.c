@@ -145,6 +145,23 @@ static void wordpiece_decodes_without_spaces_beside_chinese(void **state) {
   arena_free(&arena);
 }
 
+static void words_longer_than_the_limit_are_unknown(void **state) {
+  (void)state;
+  Arena arena = {0};
+  static const char vocab[] =
+      "{\"added_tokens\": [{\"id\": 1, \"content\": \"[SEP]\", \"special\": true}], \"pre_tokenizer\": "
+      "{\"type\": "
+      "\"BertPreTokenizer\"}, \"model\": {\"type\": \"WordPiece\", \"unk_token\": \"[UNK]\", "
+      "\"max_input_chars_per_word\": 3, \"vocab\": {\"[UNK]\": 0, \"[SEP]\": 1, \"é\": 2, \"##é\": 3}}}";
+  Tokenizer *t;
+  int32_t token[8];
+  const int32_t ids[] = {2, 3, 3, 0};
+  if (tokenizer_parse(&arena, "t.json", vocab, strlen(vocab), &t) != OK) fail_msg("%s", error_message());
+  assert_int_equal(tokenizer_encode(t, "ééé éééé", strlen("ééé éééé"), token, 8), 4);
+  assert_memory_equal(token, ids, sizeof ids);
+  arena_free(&arena);
+}
+
 static void invalid_utf8_is_replaced_where_the_model_has_no_bytes(void **state) {
   (void)state;
   Arena arena = {0};
@@ -173,6 +190,7 @@ int main(void) {
       cmocka_unit_test(ids_and_texts_are_those_of_the_tokenizers_library),
       cmocka_unit_test(older_files_are_saved_as_tokenizer_json),
       cmocka_unit_test(wordpiece_decodes_without_spaces_beside_chinese),
+      cmocka_unit_test(words_longer_than_the_limit_are_unknown),
       cmocka_unit_test(invalid_utf8_is_replaced_where_the_model_has_no_bytes),
       cmocka_unit_test(a_folder_without_a_tokenizer_is_refused_by_what_is_missing),
   };
