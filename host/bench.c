@@ -93,6 +93,7 @@ static double quantile(const double *sorted, int count, double q) {
 /* Calls a sample. Where inputs have to be restored, each copy is used once. */
 static int calls_of(const Runner *r, double estimate) {
   if (r->kernel->restore) return r->copies;
+  if (estimate <= 0) return 1;
   double calls = ceil(sample_seconds / fmax(estimate, 200e-9));
   return calls > CALLS_MOST ? CALLS_MOST : (int)calls;
 }
@@ -111,7 +112,7 @@ static Status measure(Runner *r, int repeat, BenchTime *out, bool *recorded) {
   for (int i = 0; i < WARM && once < slow_seconds; i++) TRY(sample(r, 1, NULL, &once));
   int calls = calls_of(r, once);
   void *recording = NULL;
-  if (recorded && r->backend->records && once < record_below) {
+  if (recorded && r->backend->records && once > 0 && once < record_below) {
     if (calls < r->copies) calls = r->copies;
     r->next = 0;
     recording = record(r, calls);

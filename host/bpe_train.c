@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
-#include "bpe.h"
+#include "tokenizer_parts.h"
 
 enum { FIRST_BYTE = 3, FIRST_MERGE = FIRST_BYTE + 256 };
 
@@ -84,7 +83,8 @@ static void rehash_words(Trainer *t) {
   }
 }
 
-static void count_piece(Trainer *t, const char *piece, size_t length) {
+static void count_piece(void *state, const char *piece, size_t length) {
+  Trainer *t = state;
   if (2 * t->words >= t->word_mask) rehash_words(t);
   size_t i = hash64(piece, length) & t->word_mask;
   for (; t->word_slot[i]; i = (i + 1) & t->word_mask) {
@@ -101,16 +101,12 @@ static void count_piece(Trainer *t, const char *piece, size_t length) {
 }
 
 static Status count_texts(Trainer *t, const TokenizerTraining *training) {
-  Pieces *pieces;
-  TRY(pieces_new(&t->arena, bpe_default_pattern, &pieces));
+  Pieces *pieces = pieces_new(&t->arena);
+  TRY(pieces_add_pattern(&t->arena, pieces, bpe_gpt2_pattern, SPLIT_ISOLATED));
   const char *text;
   size_t length;
   while (training->source(training->state, &text, &length)) {
-    PieceWalk walk = piece_walk(pieces, text, length);
-    const char *piece;
-    size_t piece_length;
-    while (piece_next(&walk, &piece, &piece_length)) count_piece(t, piece, piece_length);
-    piece_walk_end(&walk);
+    pieces_cut(pieces, text, length, count_piece, t);
     if (t->bytes.length > UINT32_MAX / 2)
       return fail(INVALID, "the tokenizer's texts have over 2 GiB of different pieces; train it on fewer");
   }

@@ -217,7 +217,7 @@ static Status generate(Generator *g, const Arguments *arguments) {
   TRY(backend_open(option_text(arguments, "--device", "auto"), &g->backend));
   TRY(model_load(g->arena, &g->model, g->backend, model, (ModelParts){0}, false, 0));
   TRY(rollout_allocate(g->arena, &g->rollout, &g->model, &g->codec, 1, g->candidates));
-  if (g->ranked) TRY(reward_model_load(g->arena, &g->reward, g->backend, reward));
+  if (g->ranked) TRY(reward_model_load(g->arena, &g->reward, g->backend, reward, &g->model));
   Arena scratch = {0};
   const char *post = option_text(arguments, "--post", "-");
   Status status = strcmp(post, "-") == 0 ? answer_lines(g, &scratch) : answer(g, post, &scratch);

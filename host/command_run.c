@@ -11,6 +11,9 @@
 static const char *const shown[] = {"reward", "oracle_popularity", "win_rate", "rouge_l@1", "distinct_2"};
 enum { SHOWN = sizeof shown / sizeof *shown };
 
+static const double SIGNIFICANT = 0.05;
+enum { NAME_LEAST = 10, NAME_MOST = 40 };
+
 static double number_at(const cJSON *run, const char *model, const char *metric) {
   const cJSON *evaluate = cJSON_GetObjectItemCaseSensitive(run, "evaluate");
   const cJSON *value =
@@ -18,11 +21,33 @@ static double number_at(const cJSON *run, const char *model, const char *metric)
   return cJSON_IsNumber(value) ? value->valuedouble : NAN;
 }
 
-/* Mean over the seeds of an arm; runs are arm by arm. */
+/* Mean over the seeds of an arm that have the metric; runs are arm by arm. */
 static double arm_mean(const cJSON *runs, int arm, int seeds, const char *model, const char *metric) {
   double sum = 0;
-  for (int i = 0; i < seeds; i++) sum += number_at(cJSON_GetArrayItem(runs, arm * seeds + i), model, metric);
-  return sum / seeds;
+  int count = 0;
+  for (int i = 0; i < seeds; i++) {
+    double value = number_at(cJSON_GetArrayItem(runs, arm * seeds + i), model, metric);
+    if (isnan(value)) continue;
+    sum += value;
+    count++;
+  }
+  return count ? sum / count : NAN;
+}
+
+static bool any_has(const cJSON *runs, const char *metric) {
+  for (const cJSON *run = runs->child; run; run = run->next)
+    if (!isnan(number_at(run, "ppo", metric))) return true;
+  return false;
+}
+
+/* Of the column of arms. */
+static int name_width(const ExperimentFile *file) {
+  int width = NAME_LEAST;
+  for (int run = 0; run < file->run_count; run++) {
+    int length = (int)strlen(file->runs[run].arm);
+    if (length > width) width = length < NAME_MOST ? length : NAME_MOST;
+  }
+  return width;
 }
 
 static void print_cell(double sft, double ppo) {
@@ -37,18 +62,86 @@ static void print_cell(double sft, double ppo) {
 }
 
 static void print_summary(const ExperimentFile *file, const cJSON *runs) {
-  printf("\n%-16s %5s", "sft -> ppo", "seeds");
+  int width = name_width(file);
+  printf("\n%-*s %5s", width, "sft -> ppo", "seeds");
   for (int i = 0; i < SHOWN; i++)
-    if (!isnan(number_at(runs->child, "ppo", shown[i]))) printf("  %-18s", shown[i]);
+    if (any_has(runs, shown[i])) printf("  %-18s", shown[i]);
   printf("\n");
   for (int arm = 0; arm < file->arm_count; arm++) {
-    printf("%-16s %5d", file->runs[arm * file->seed_count].arm, file->seed_count);
+    printf("%-*s %5d", width, file->runs[arm * file->seed_count].arm, file->seed_count);
     for (int i = 0; i < SHOWN; i++)
-      if (!isnan(number_at(runs->child, "ppo", shown[i])))
+      if (any_has(runs, shown[i]))
         print_cell(arm_mean(runs, arm, file->seed_count, "sft", shown[i]),
                    arm_mean(runs, arm, file->seed_count, "ppo", shown[i]));
     printf("\n");
   }
+}
+
+/* ---- the comparison ---- */
+
+static double value_of(const cJSON *row, const char *key) {
+  const cJSON *value = cJSON_GetObjectItemCaseSensitive(row, key);
+  return cJSON_IsNumber(value) ? value->valuedouble : NAN;
+}
+
+/* "+0.131 [0.102, 0.160]" */
+static void print_interval(const cJSON *row, const char *key, const char *ends_key, bool sign) {
+  char cell[64];
+  const cJSON *ends = cJSON_GetObjectItemCaseSensitive(row, ends_key), *low = cJSON_GetArrayItem(ends, 0),
+              *high = cJSON_GetArrayItem(ends, 1);
+  double value = value_of(row, key);
+  if (isnan(value))
+    snprintf(cell, sizeof cell, "-");
+  else if (cJSON_IsNumber(low) && cJSON_IsNumber(high))
+    snprintf(cell, sizeof cell, sign ? "%+.4f [%.4f, %.4f]" : "%.4f [%.4f, %.4f]", value, low->valuedouble,
+             high->valuedouble);
+  else
+    snprintf(cell, sizeof cell, sign ? "%+.4f" : "%.4f", value);
+  printf("  %-26s", cell);
+}
+
+static void print_number(double value, const char *format, int width) {
+  char cell[32] = "-";
+  if (!isnan(value)) snprintf(cell, sizeof cell, format, value);
+  printf("  %*s", width, cell);
+}
+
+static const char *verdict(const cJSON *row) {
+  double p = value_of(row, "p_holm"), difference = value_of(row, "difference");
+  if (isnan(p)) return "no test";
+  if (p >= SIGNIFICANT) return "not significant";
+  return difference > 0 ? "higher" : "lower";
+}
+
+static void print_comparison(const ExperimentFile *file, const cJSON *results) {
+  const cJSON *rows = cJSON_GetObjectItemCaseSensitive(results, "comparison"),
+              *warning = cJSON_GetObjectItemCaseSensitive(results, "warning");
+  int width = name_width(file);
+  if (file->arm_count < 2 || !rows || !rows->child) return;
+  const cJSON *own = cJSON_GetObjectItemCaseSensitive(
+      cJSON_GetObjectItemCaseSensitive(file->resolved, "ablate"), "baselines");
+  printf("\n%s against the baseline (%s%s), paired by seed\n", file->metric, file->baseline,
+         own ? ", or the arm's own" : "");
+  printf("%-*s  %-26s  %-26s  %6s  %5s  %6s  %6s\n", width, "arm", "mean [95%]", "difference [95%]", "effect",
+         "wins", "p", "p holm");
+  for (const cJSON *row = rows->child; row; row = row->next) {
+    const cJSON *arm = cJSON_GetObjectItemCaseSensitive(row, "arm"),
+                *metric = cJSON_GetObjectItemCaseSensitive(row, "metric");
+    if (strcmp(metric->valuestring, file->metric) != 0) continue;
+    printf("%-*s", width, arm->valuestring);
+    print_interval(row, "mean", "ci95", false);
+    if (!cJSON_GetObjectItemCaseSensitive(row, "baseline")) {
+      printf("  a baseline\n");
+      continue;
+    }
+    print_interval(row, "difference", "difference_ci95", true);
+    print_number(value_of(row, "effect_size"), "%.2f", 6);
+    printf("  %2.0f/%-2.0f", value_of(row, "wins"), value_of(row, "pairs"));
+    print_number(value_of(row, "p_value"), "%.4f", 6);
+    print_number(value_of(row, "p_holm"), "%.4f", 6);
+    printf("  %s\n", verdict(row));
+  }
+  if (cJSON_IsString(warning)) printf("warning: %s\n", warning->valuestring);
 }
 
 static Status finish(Arena *arena, const Plan *plan) {
@@ -62,9 +155,13 @@ static Status finish(Arena *arena, const Plan *plan) {
   Json json;
   TRY(json_read(arena, path_join(arena, folder, "results.json"), &json));
   print_summary(plan->file, cJSON_GetObjectItemCaseSensitive(json.root, "runs"));
+  print_comparison(plan->file, json.root);
   json_free(&json);
   printf("\nresults: %s/results.json\nreport:  %s/report.html\n", folder, folder);
-  return OK;
+  const PlanStop *stop = plan_all_stopped(plan);
+  return stop ? fail(FAILED, "%s: every run was stopped by a gate; the first: %s", plan->file->name,
+                     stop->reason)
+              : OK;
 }
 
 static Status run_plan(Arena *arena, Plan *plan) {

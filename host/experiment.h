@@ -134,6 +134,21 @@ typedef struct EvaluateSettings {
   SamplingSettings sampling;
 } EvaluateSettings;
 
+/* What must hold between stages; 0: no gate. They stop runs and change no result, so they are part of no key.
+ */
+typedef struct GateSettings {
+  double perplexity;      /* of the held-out replies after SFT, at most */
+  double reward_accuracy; /* of the reward model on held-out pairs, at least */
+  double ended;           /* share of the SFT model's replies that end, at least */
+} GateSettings;
+
+/* "adapter": low-rank adapters instead of all weights. */
+typedef struct AdapterSettings {
+  int rank; /* 0: none */
+  double alpha;
+  const char *targets; /* names of LoraTarget, with commas */
+} AdapterSettings;
+
 typedef struct CheckpointSettings {
   int every_steps;
   double every_seconds;
@@ -146,12 +161,14 @@ typedef struct Experiment {
   const char *model_preset; /* "model.preset": a name under models/presets or a path to a JSON file */
   const char
       *model_from; /* "model.from": the folder of a model to start from, or NULL: the preset, untrained */
+  AdapterSettings adapter;
   DataSettings data;
   TokenizerSettings tokenizer;
   SftSettings sft;
   RewardSettings reward;
   PpoSettings ppo;
   EvaluateSettings evaluate;
+  GateSettings gates;
   CheckpointSettings checkpoint;
   bool recompute; /* "memory.recompute" */
   cJSON *resolved; /* the same as JSON, every default filled in, for experiment.json and the stage keys */
@@ -170,10 +187,11 @@ typedef struct ExperimentRun {
 typedef struct ExperimentFile {
   const char *path, *name;
   cJSON *resolved;     /* with "ablate" */
-  ExperimentRun *runs; /* arms x seeds, arm by arm */
+  ExperimentRun *runs; /* arms (named ones, then the grid's) x seeds, arm by arm */
   int run_count, arm_count, seed_count;
   const char *baseline; /* the arm that the others are compared with; NULL without "ablate" */
-  const char *metric;   /* a name of results.json, "reward" or "rouge_l@3"; NULL without "ablate" */
+  int *base_of; /* [arm_count] the arm that each is compared with; itself: none. NULL without "ablate" */
+  const char *metric; /* a name of results.json, "reward" or "rouge_l@3"; NULL without "ablate" */
 } ExperimentFile;
 
 /* Reads, merges ("extends", then --set), validates everything and resolves. Every error is INVALID with
@@ -187,7 +205,7 @@ void experiment_free(ExperimentFile *file);
 bool experiment_key_names_file(const char *path);
 /* The share `keep` of count samples, whole; the small term makes 3 * (1/3) be 1. */
 double rank_share(double count, double keep);
-/* How many of a step's samples ranking leaves at least, before the pace. */
+/* How many of a step's samples ranking leaves, before the pace. */
 double ranked_samples(const PpoSettings *ppo);
 
 /* The JSON schema and the reference page, from the same table. */

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "experiment_layers.h"
+#include "models/config.h"
 
 bool experiment_name_ok(const char *name) {
   size_t length = strlen(name);
@@ -66,16 +67,56 @@ static Status check_files(const Layers *layers, const Experiment *e) {
   return OK;
 }
 
+static Status check_model(const Layers *layers, const Experiment *e) {
+  const char *path, *const *names = NULL;
+  if (decoder_preset_path(layers->arena, e->model_preset, &path) == OK) return OK;
+  int count = decoder_preset_names(layers->arena, &names);
+  Text list = {.arena = layers->arena};
+  for (int i = 0; i < count; i++) text_print(&list, "%s\"%s\"", i ? ", " : "", names[i]);
+  const char *near = nearest_name(e->model_preset, names, count);
+  if (near)
+    return refuse_setting(layers, "model.preset", "\"model.preset\" is \"%s\"; did you mean \"%s\"?",
+                          e->model_preset, near);
+  return refuse_setting(layers, "model.preset",
+                        "\"model.preset\" is \"%s\"; use one of %s, or the path of a .json file",
+                        e->model_preset, list.data ? list.data : "none");
+}
+
 double rank_share(double count, double keep) { return floor(keep * count + 1e-9); }
 
 double ranked_samples(const PpoSettings *p) {
   double samples = (double)p->posts_per_step * p->samples_per_post, keep = p->curriculum.rank_keep;
-  if (p->curriculum.rank == RANK_BATCH) return rank_share(samples, keep);
-  if (p->curriculum.rank == RANK_POST) return p->posts_per_step * rank_share(p->samples_per_post, keep);
+  if (p->curriculum.rank == RANK_BATCH) return fmax(1, rank_share(samples, keep));
+  if (p->curriculum.rank == RANK_POST)
+    return p->posts_per_step * fmax(1, rank_share(p->samples_per_post, keep));
   return samples;
 }
 
+/* Without a curriculum every step has the same samples, so a remainder would be a short minibatch, whose
+ * samples weigh more than others, in every step. Ranking and pace make no such promise; popalm check says
+ * what they leave. */
+static Status check_division(const Layers *layers, const PpoSettings *p, double samples) {
+  int count = (int)samples, below = p->minibatch, above = p->minibatch;
+  bool chosen = p->curriculum.rank != RANK_NONE || p->curriculum.pace != PACE_NONE;
+  if (chosen || count % p->minibatch == 0) return OK;
+  while (count % below) below--;
+  while (count % above) above++;
+  return refuse_setting(
+      layers, "ppo.minibatch",
+      "\"ppo.minibatch\" %d does not divide the %d x %d = %d samples of a step; use %d or %d", p->minibatch,
+      p->posts_per_step, p->samples_per_post, count, below, above);
+}
+
+/* The first of the keys that the experiment says something about, else the first: where a message points. */
+static const char *said_among(const Layers *layers, const char *const *keys, size_t count) {
+  for (size_t i = 0; i < count; i++)
+    if (layers->settings[experiment_key_find(keys[i])].value) return keys[i];
+  return keys[0];
+}
+
 static Status check_batches(const Layers *layers, const Experiment *e) {
+  static const char *const sizes[] = {"ppo.curriculum.rank.keep", "ppo.minibatch", "ppo.samples_per_post",
+                                      "ppo.posts_per_step"};
   const PpoSettings *p = &e->ppo;
   double samples = (double)p->posts_per_step * p->samples_per_post, kept = ranked_samples(p);
   if (p->minibatch > samples)
@@ -83,8 +124,8 @@ static Status check_batches(const Layers *layers, const Experiment *e) {
         layers, "ppo.minibatch",
         "\"ppo.minibatch\" is %d, but a step has %d x %d = %.0f samples; make it at most that", p->minibatch,
         p->posts_per_step, p->samples_per_post, samples);
-  if (kept >= p->minibatch) return OK;
-  return refuse_setting(layers, "ppo.curriculum.rank.keep",
+  if (kept >= p->minibatch) return check_division(layers, p, samples);
+  return refuse_setting(layers, said_among(layers, sizes, sizeof sizes / sizeof *sizes),
                         "ranking keeps %.0f of %.0f samples, fewer than \"ppo.minibatch\" (%d), so every "
                         "step would be skipped; "
                         "raise \"keep\" or lower the minibatch",
@@ -135,10 +176,24 @@ static Status check_tokens(const Layers *layers, const Experiment *e) {
       e->sft.tokens_per_batch, longest);
 }
 
+static Status check_gates(const Layers *layers, const Experiment *e) {
+  if (e->gates.reward_accuracy > 0 && e->reward.holdout == 0)
+    return refuse_setting(layers, "gates.reward_accuracy",
+                          "\"gates.reward_accuracy\" is about held-out pairs, but \"reward.holdout\" is 0; "
+                          "hold some out");
+  if (e->gates.perplexity > 0 && e->gates.perplexity < 1)
+    return refuse_setting(
+        layers, "gates.perplexity",
+        "\"gates.perplexity\" is %g, but no perplexity is below 1; use a number above 1, or 0 "
+        "for no gate",
+        e->gates.perplexity);
+  return OK;
+}
+
 Status experiment_check(const Layers *layers, const Experiment *experiment) {
   static Status (*const checks[])(const Layers *, const Experiment *) = {
-      check_device,   check_data,  check_files, check_batches,
-      check_sampling, check_words, check_clips, check_tokens};
+      check_device,   check_data,  check_files, check_model,  check_batches,
+      check_sampling, check_words, check_clips, check_tokens, check_gates};
   for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) TRY(checks[i](layers, experiment));
   return OK;
 }

@@ -25,6 +25,11 @@
     .path = path_, .type = KEY_ENUM, .fallback = fallback_, .help = help_, .offset = AT(member), \
     .names = names_                                                                              \
   }
+#define PRESET(path_, fallback_, help_)                                                                      \
+  {                                                                                                          \
+    .path = path_, .type = KEY_ENUM, .names = experiment_preset_names, .fallback = fallback_, .help = help_, \
+    .nullable = true, .place = PLACE_PRESET, .offset = NO_OFFSET                                             \
+  }
 #define BOOL(path_, member, fallback_, help_) \
   { .path = path_, .type = KEY_BOOL, .fallback = fallback_, .help = help_, .offset = AT(member) }
 #define FILE_(path_, member, help_)                                                           \
@@ -73,7 +78,6 @@ static const char *const difficulty_names[] = {"reward_prob", "reward",   "logpr
 static const char *const order_names[] = {"easy", "hard", "random", NULL};
 static const char *const segmentation_names[] = {"characters", "words", NULL};
 static const char *const split_names[] = {"dev", "train", NULL};
-static const char *const preset_names[] = {"paper", "released", NULL};
 
 const ExperimentKey experiment_keys[] = {
     {.path = "$schema",
@@ -96,6 +100,8 @@ const ExperimentKey experiment_keys[] = {
      .place = PLACE_FILE,
      .offset = AT(name),
      .help = "The folder under runs/; without it the file's name."},
+    PRESET("preset", "\"paper\"",
+           "Defaults of the other keys: as the paper has it, or the released code; null: \"paper\"."),
     {.path = "seed",
      .type = KEY_SEED,
      .fallback = "2023",
@@ -168,6 +174,15 @@ const ExperimentKey experiment_keys[] = {
           "A model's folder (popalm import makes one) to start from instead of an untrained preset; its "
           "tokenizer is taken unless \"tokenizer.path\" names one."),
 
+    SECTION("adapter", "Low-rank adapters (LoRA) on model.from: all stages train them instead of all weights."),
+    INT("adapter.rank", adapter.rank, 0, 4096, "0", "Rank of an adapter; 0: none."),
+    POSITIVE("adapter.alpha", adapter.alpha, 1e6, "16", "An adapter's output is scaled by alpha / rank."),
+    {.path = "adapter.targets",
+     .type = KEY_TEXT,
+     .fallback = "\"q,v\"",
+     .offset = AT(adapter.targets),
+     .help = "What gets one, with commas: q, k, v, or qkv as a whole; proj, gate, up, down."},
+
     SECTION("sft", "Supervised fine-tuning: the likelihood of the replies."),
     POSITIVE("sft.epochs", sft.epochs, 10000, "3",
              "Passes over the training replies; fractions are allowed."),
@@ -234,13 +249,7 @@ const ExperimentKey experiment_keys[] = {
      .nullable = true,
      .offset = NO_OFFSET,
      .help = "Which samples are learned from and when; null: plain PPO."},
-    {.path = "ppo.curriculum.preset",
-     .type = KEY_ENUM,
-     .fallback = "\"paper\"",
-     .names = preset_names,
-     .offset = NO_OFFSET,
-     .place = PLACE_PRESET,
-     .help = "Defaults of the other keys: the paper's figure, or the released code."},
+    PRESET("ppo.curriculum.preset", "null", "The same for the curriculum alone; null: as \"preset\" says."),
     {.path = "ppo.curriculum.enhance",
      .type = KEY_SECTION,
      .fallback = "{}",
@@ -259,7 +268,6 @@ const ExperimentKey experiment_keys[] = {
     {.path = "ppo.curriculum.rank.scope",
      .type = KEY_ENUM,
      .fallback = "\"batch\"",
-     .released = "\"post\"",
      .names = scope_names,
      .offset = AT(ppo.curriculum.rank),
      .help = "The highest of the whole batch, or of each post."},
@@ -283,7 +291,6 @@ const ExperimentKey experiment_keys[] = {
     {.path = "ppo.curriculum.pace.absolute",
      .type = KEY_BOOL,
      .fallback = "false",
-     .released = "true",
      .offset = AT(ppo.curriculum.pace_absolute),
      .help = "Compare |reward times probability|, so that very bad samples pass too."},
     ENUM("ppo.curriculum.pace.q", ppo.curriculum.pace_q, q_names, "\"linear\"",
@@ -323,6 +330,14 @@ const ExperimentKey experiment_keys[] = {
     BOOL("memory.recompute", recompute, "false",
          "Keep only each layer's input in training and compute the rest again in the backward pass."),
 
+    SECTION("gates", "What must hold before a run goes on; one that does not is stopped, with the reason."),
+    NUMBER("gates.perplexity", gates.perplexity, 0, 1e9, "0",
+           "SFT: the held-out perplexity at most; 0: any."),
+    NUMBER("gates.reward_accuracy", gates.reward_accuracy, 0, 1, "0",
+           "Reward model: the share of held-out pairs ordered as their likes, at least; 0: any."),
+    NUMBER("gates.ended", gates.ended, 0, 1, "0",
+           "Evaluation of the SFT model: the share of its replies that end, at least; 0: any."),
+
     SECTION("checkpoint", "How often a running stage saves what it needs to resume."),
     INT("checkpoint.every_steps", checkpoint.every_steps, 0, 100000000, "0",
         "Steps between two; 0: by time alone."),
@@ -342,6 +357,14 @@ const ExperimentKey experiment_keys[] = {
      .place = PLACE_FILE,
      .offset = NO_OFFSET,
      .help = "{arm: {dotted path: value}}: each variant and what it changes; {} changes nothing."},
+    {.path = "ablate.grid",
+     .type = KEY_GRID,
+     .fallback = "null",
+     .nullable = true,
+     .place = PLACE_FILE,
+     .offset = NO_OFFSET,
+     .help = "{dotted path: [value, ...]}: one more arm for each combination, named as in "
+             "\"kind=none,keep=0.5\"."},
     {.path = "ablate.seeds",
      .type = KEY_SEEDS,
      .fallback = NULL,
@@ -355,6 +378,14 @@ const ExperimentKey experiment_keys[] = {
      .place = PLACE_FILE,
      .offset = NO_OFFSET,
      .help = "The arm that the others are compared with; without it the first."},
+    {.path = "ablate.baselines",
+     .type = KEY_WORDS,
+     .fallback = "{}",
+     .place = PLACE_FILE,
+     .offset = NO_OFFSET,
+     .help =
+         "{arm: baseline}: arms with a baseline of their own, for example the one with the same label noise; "
+         "such a baseline is not compared itself."},
     {.path = "ablate.metric",
      .type = KEY_TEXT,
      .fallback = "\"evaluate.reward\"",
@@ -396,7 +427,9 @@ void experiment_key_expects(const ExperimentKey *key, Text *out) {
                                       [KEY_MODEL] = "a preset's name or the path of a file",
                                       [KEY_TOPS] = "a rising list of 1 to 8 whole numbers from 1 to 1000",
                                       [KEY_SEEDS] = "a list of different whole numbers from 0",
-                                      [KEY_ARMS] = "an object of objects"};
+                                      [KEY_ARMS] = "an object of objects",
+                                      [KEY_GRID] = "an object of lists",
+                                      [KEY_WORDS] = "an object of texts"};
   if (key->names)
     add_names(key->names, out);
   else if (key->type == KEY_INT || key->type == KEY_NUMBER || key->type == KEY_SEED)

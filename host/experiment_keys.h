@@ -20,7 +20,9 @@ typedef enum KeyType {
   KEY_ENUM,    /* int, index into names */
   KEY_TOPS,    /* int[MAX_TOPS] and, right behind it, their count */
   KEY_SEEDS,   /* list of seeds; only in "ablate" */
-  KEY_ARMS     /* {arm: {dotted path: value}}; only in "ablate" */
+  KEY_ARMS,    /* {arm: {dotted path: value}}; only in "ablate" */
+  KEY_GRID,    /* {dotted path: [value, ...]}; only in "ablate" */
+  KEY_WORDS    /* {name: text}; only in "ablate" */
 } KeyType;
 
 typedef enum KeyPlace {
@@ -41,12 +43,16 @@ typedef struct ExperimentKey {
   bool above;           /* least itself is not allowed */
   bool nullable;
   const char *const *names; /* of KEY_ENUM, NULL-terminated, in the order of the C enumeration */
-  const char *released;     /* the default under "preset": "released" where it differs */
   KeyPlace place;
 } ExperimentKey;
 
 extern const ExperimentKey experiment_keys[]; /* a section stands before its keys */
 extern const int experiment_key_count;
+
+/* The names of the presets, NULL-terminated, and the default (JSON) that one gives a key; NULL: the table's
+ * own (experiment_presets.c). */
+extern const char *const experiment_preset_names[];
+const char *experiment_preset_value(const char *preset, const char *path);
 
 /* Index into experiment_keys, or -1. */
 int experiment_key_find(const char *path);

@@ -142,6 +142,8 @@ static bool acceptable(const cJSON *value, const ExperimentKey *key) {
   switch (key->type) {
     case KEY_SECTION:
     case KEY_ARMS:
+    case KEY_GRID:
+    case KEY_WORDS:
       return cJSON_IsObject(value);
     case KEY_BOOL:
       return cJSON_IsBool(value);

@@ -43,6 +43,28 @@ Status refuse_value(const Source *source, const cJSON *value, bool at_key, const
 Status refuse_setting(const Layers *layers, const char *path, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* An arm of "ablate": a named one, or a combination of the grid's values. */
+typedef struct ArmChange {
+  const char *path;
+  const cJSON *value, *at; /* at: where a message about it points */
+} ArmChange;
+
+typedef struct Arm {
+  const char *name;
+  const Source *source;
+  ArmChange *changes;
+  int count;
+} Arm;
+
+/* The named arms, then the grid's cells, the first path changing slowest (experiment_arms.c). */
+Status experiment_arms(const Layers *layers, Arm **out, int *count) CHECKED;
+/* Fills base_of from "ablate.baseline" and "ablate.baselines". */
+Status experiment_baselines(const Layers *layers, const Arm *arms, ExperimentFile *out) CHECKED;
+/* Whether an evaluation of this experiment has a metric of that name; if not, a message at "ablate.metric".
+ */
+Status experiment_check_metric(const Layers *layers, const Experiment *experiment,
+                               const char *metric) CHECKED;
+
 /* Cross checks of a resolved experiment (experiment_check.c). */
 Status experiment_check(const Layers *layers, const Experiment *experiment) CHECKED;
 /* A name that can be a folder: letters, digits, '.', '_', '-'. */

@@ -11,17 +11,23 @@ _Static_assert(offsetof(EvaluateSettings, top_count) ==
 
 /* ---- one experiment ---- */
 
-static bool released_preset(const Layers *layers) {
-  const cJSON *preset = layers->settings[experiment_key_find("ppo.curriculum.preset")].value;
-  return preset && strcmp(preset->valuestring, "released") == 0;
+/* The default of a key under the preset that holds for it. */
+static const char *default_of(const Layers *layers, const ExperimentKey *key) {
+  static const char *const preset_keys[] = {"ppo.curriculum.preset", "preset"};
+  const char *preset = NULL;
+  for (int i = strncmp(key->path, "ppo.curriculum.", 15) != 0; i < 2 && !preset; i++) {
+    const cJSON *said = layers->settings[experiment_key_find(preset_keys[i])].value;
+    if (cJSON_IsString(said)) preset = said->valuestring;
+  }
+  const char *value = preset ? experiment_preset_value(preset, key->path) : NULL;
+  return value ? value : key->fallback;
 }
 
 /* A new tree, to be freed by the caller: what was said, else the default. */
 static cJSON *value_of(const Layers *layers, int index) {
   const ExperimentKey *key = &experiment_keys[index];
   const Setting *setting = &layers->settings[index];
-  if (!setting->value)
-    return cJSON_Parse(key->released && released_preset(layers) ? key->released : key->fallback);
+  if (!setting->value) return cJSON_Parse(default_of(layers, key));
   bool names_file = key->type == KEY_FILE || key->type == KEY_MODEL;
   if (!names_file || cJSON_IsNull(setting->value)) return cJSON_Duplicate(setting->value, true);
   const char *name = setting->value->valuestring;
@@ -66,6 +72,8 @@ static void store(Arena *arena, const ExperimentKey *key, const cJSON *value, Ex
       break;
     case KEY_SEEDS:
     case KEY_ARMS:
+    case KEY_GRID:
+    case KEY_WORDS:
       break;
   }
 }
@@ -147,33 +155,27 @@ static const Setting *setting_of(const Layers *layers, const char *path) {
   return &layers->settings[experiment_key_find(path)];
 }
 
-static Status apply_arm(Layers *layers, const Source *source, const cJSON *arm) {
-  if (!experiment_name_ok(arm->string))
-    return refuse_value(source, arm, true, "\"%s\" cannot name an arm; use letters, digits, '.', '_' and '-'",
-                        arm->string);
-  if (!cJSON_IsObject(arm))
-    return refuse_value(source, arm, false,
-                        "an arm is an object of dotted paths and values; write {\"ppo.steps\": 100}");
-  for (const cJSON *change = arm->child; change; change = change->next) {
-    int key = experiment_key_find(change->string);
+static Status apply_arm(Layers *layers, const Arm *arm) {
+  for (int i = 0; i < arm->count; i++) {
+    const ArmChange *change = &arm->changes[i];
+    int key = experiment_key_find(change->path);
     if (key >= 0 && experiment_keys[key].place == PLACE_FILE)
-      return refuse_value(source, change, true,
-                          "\"%s\" cannot differ between arms; move it out of \"ablate\"", change->string);
-    TRY(layers_apply(layers, source, change->string, change));
+      return refuse_value(arm->source, change->at, true,
+                          "\"%s\" cannot differ between arms; move it out of \"ablate\"", change->path);
+    TRY(layers_apply(layers, arm->source, change->path, change->value));
   }
   return OK;
 }
 
-static Status check_ablate(const Layers *layers, ExperimentFile *out) {
-  const Setting *arms = setting_of(layers, "ablate.arms");
+static Status check_ablate(const Layers *layers, const Arm *arms, int count, ExperimentFile *out) {
   const Setting *baseline = setting_of(layers, "ablate.baseline"),
                 *metric = setting_of(layers, "ablate.metric");
-  int count = arms->value ? cJSON_GetArraySize(arms->value) : 0, i = 0;
+  int i = 0;
   if (count == 0)
     return refuse_setting(layers, "ablate.arms",
                           "\"ablate\" needs arms; write \"arms\": {\"name\": {\"ppo.steps\": 100}}");
   const char **names = NEW(layers->arena, const char *, count);
-  for (const cJSON *arm = arms->value->child; arm; arm = arm->next) names[i++] = arm->string;
+  for (i = 0; i < count; i++) names[i] = arms[i].name;
   const char *chosen = baseline->value ? baseline->value->valuestring : names[0];
   for (i = 0; i < count && strcmp(names[i], chosen) != 0;) i++;
   const char *near = nearest_name(chosen, names, count);
@@ -190,36 +192,35 @@ static Status check_ablate(const Layers *layers, ExperimentFile *out) {
   out->baseline = arena_strdup(layers->arena, chosen);
   out->metric = arena_strdup(layers->arena, measured + 9);
   out->arm_count = count;
-  return OK;
+  return experiment_baselines(layers, arms, out);
 }
 
 /* One run an arm and seed. Without "ablate", arm and seeds are NULL: one run. */
-static Status add_runs(const Layers *layers, const Source *source, const cJSON *arm, const Setting *seeds,
-                       ExperimentFile *out) {
+static Status add_runs(const Layers *layers, const Arm *arm, const Setting *seeds, ExperimentFile *out) {
   Layers of_arm = layers_copy(layers);
-  if (arm) TRY(apply_arm(&of_arm, source, arm));
+  if (arm) TRY(apply_arm(&of_arm, arm));
   const cJSON *seed = seeds && seeds->value ? seeds->value->child : NULL;
   for (int i = 0; i < out->seed_count; i++) {
     Layers of_run = layers_copy(&of_arm);
     if (seed) of_run.settings[experiment_key_find("seed")] = (Setting){seeds->source, seed};
     ExperimentRun *run = &out->runs[out->run_count++];
-    run->arm = arm ? arena_strdup(layers->arena, arm->string) : "main";
+    run->arm = arm ? arm->name : "main";
     TRY(finish(&of_run, &run->experiment));
+    if (arm) TRY(experiment_check_metric(layers, &run->experiment, out->metric));
     if (seed) seed = seed->next;
   }
   return OK;
 }
 
-static Status expand(const Layers *layers, ExperimentFile *out) {
+static Status expand(const Layers *layers, const Arm *arms, int count, ExperimentFile *out) {
   bool ablate = layers_on(layers, experiment_key_find("ablate"));
-  const Setting *arms = setting_of(layers, "ablate.arms"), *seeds = setting_of(layers, "ablate.seeds");
+  const Setting *seeds = setting_of(layers, "ablate.seeds");
   out->arm_count = 1;
-  if (ablate) TRY(check_ablate(layers, out));
+  if (ablate) TRY(check_ablate(layers, arms, count, out));
   out->seed_count = ablate && seeds->value ? cJSON_GetArraySize(seeds->value) : 1;
   out->runs = NEW(layers->arena, ExperimentRun, out->arm_count * out->seed_count);
-  if (!ablate) return add_runs(layers, NULL, NULL, NULL, out);
-  for (const cJSON *arm = arms->value->child; arm; arm = arm->next)
-    TRY(add_runs(layers, arms->source, arm, seeds, out));
+  if (!ablate) return add_runs(layers, NULL, NULL, out);
+  for (int i = 0; i < count; i++) TRY(add_runs(layers, &arms[i], seeds, out));
   return OK;
 }
 
@@ -243,18 +244,25 @@ static Status take_name(Layers *layers, ExperimentFile *out) {
   return OK;
 }
 
-/* The experiment as written with every default, and what "ablate" said. */
-static cJSON *resolve_file(const Layers *layers, const ExperimentFile *file) {
+/* The experiment as written with every default, and what "ablate" said, the grid's cells as arms. */
+static cJSON *resolve_file(const Layers *layers, const Arm *arms, const ExperimentFile *file) {
   Layers copy = layers_copy(layers);
   Experiment ignored = {0};
   normalise_switches(&copy);
   cJSON *resolved = resolve(&copy, &ignored);
   if (!file->baseline) return resolved;
   cJSON *ablate = cJSON_AddObjectToObject(resolved, "ablate");
-  cJSON_AddItemToObject(ablate, "arms", cJSON_Duplicate(setting_of(layers, "ablate.arms")->value, true));
+  cJSON *listed = cJSON_AddObjectToObject(ablate, "arms");
+  for (int i = 0; i < file->arm_count; i++) {
+    cJSON *arm = cJSON_AddObjectToObject(listed, arms[i].name);
+    for (int c = 0; c < arms[i].count; c++)
+      cJSON_AddItemToObject(arm, arms[i].changes[c].path, cJSON_Duplicate(arms[i].changes[c].value, true));
+  }
   const cJSON *seeds = setting_of(layers, "ablate.seeds")->value;
   if (seeds) cJSON_AddItemToObject(ablate, "seeds", cJSON_Duplicate(seeds, true));
   cJSON_AddStringToObject(ablate, "baseline", file->baseline);
+  const cJSON *baselines = setting_of(layers, "ablate.baselines")->value;
+  if (baselines) cJSON_AddItemToObject(ablate, "baselines", cJSON_Duplicate(baselines, true));
   cJSON_AddItemToObject(ablate, "metric", value_of(layers, experiment_key_find("ablate.metric")));
   return resolved;
 }
@@ -264,8 +272,11 @@ static Status read_layers(Layers *layers, const Override *overrides, int overrid
   TRY(layers_apply_file(layers, out->path));
   for (int i = 0; i < override_count; i++) TRY(layers_apply_override(layers, &overrides[i]));
   TRY(take_name(layers, out));
-  TRY(expand(layers, out));
-  out->resolved = resolve_file(layers, out);
+  Arm *arms = NULL;
+  int count = 0;
+  if (layers_on(layers, experiment_key_find("ablate"))) TRY(experiment_arms(layers, &arms, &count));
+  TRY(expand(layers, arms, count, out));
+  out->resolved = resolve_file(layers, arms, out);
   return OK;
 }
 

@@ -37,24 +37,29 @@ static void add_list(cJSON *schema, const ExperimentKey *key) {
   add_numbers(items, key);
 }
 
-static void add_arms(cJSON *schema) {
-  cJSON *arm = cJSON_AddObjectToObject(schema, "additionalProperties");
-  cJSON_AddStringToObject(arm, "type", "object");
+/* An object whose members, under names of the user's choice, are all of a type. */
+static void add_members(cJSON *schema, const char *type) {
+  cJSON *member = cJSON_AddObjectToObject(schema, "additionalProperties");
+  cJSON_AddStringToObject(member, "type", type);
 }
 
 static void fill(cJSON *schema, const ExperimentKey *key) {
   static const char *const types[] = {
       [KEY_SECTION] = "object", [KEY_BOOL] = "boolean", [KEY_INT] = "integer", [KEY_SEED] = "integer",
       [KEY_NUMBER] = "number",  [KEY_TEXT] = "string",  [KEY_FILE] = "string", [KEY_MODEL] = "string",
-      [KEY_ENUM] = "string",    [KEY_TOPS] = "array",   [KEY_SEEDS] = "array", [KEY_ARMS] = "object"};
+      [KEY_ENUM] = "string",    [KEY_TOPS] = "array",   [KEY_SEEDS] = "array", [KEY_ARMS] = "object",
+      [KEY_GRID] = "object",    [KEY_WORDS] = "object"};
   add_type(schema, types[key->type], key->nullable);
   cJSON_AddStringToObject(schema, "description", key->help);
   if (key->fallback) cJSON_AddItemToObject(schema, "default", cJSON_Parse(key->fallback));
   if (key->type == KEY_INT || key->type == KEY_SEED || key->type == KEY_NUMBER) add_numbers(schema, key);
   if (key->type == KEY_TOPS || key->type == KEY_SEEDS) add_list(schema, key);
-  if (key->type == KEY_ARMS) add_arms(schema);
+  if (key->type == KEY_ARMS) add_members(schema, "object");
+  if (key->type == KEY_GRID) add_members(schema, "array");
+  if (key->type == KEY_WORDS) add_members(schema, "string");
   cJSON *names = key->names ? cJSON_AddArrayToObject(schema, "enum") : NULL;
   for (int i = 0; names && key->names[i]; i++) cJSON_AddItemToArray(names, cJSON_CreateString(key->names[i]));
+  if (names && key->nullable) cJSON_AddItemToArray(names, cJSON_CreateNull());
 }
 
 cJSON *experiment_schema(void) {
@@ -91,7 +96,10 @@ static void add_row(Text *out, const ExperimentKey *key) {
   experiment_key_expects(key, &expects);
   text_print(out, "| `%s` | ", key->path);
   if (key->fallback) text_print(out, "`%s`", key->fallback);
-  if (key->released) text_print(out, " (released: `%s`)", key->released);
+  for (int i = 0; experiment_preset_names[i]; i++) {
+    const char *preset = experiment_preset_names[i], *value = experiment_preset_value(preset, key->path);
+    if (value) text_print(out, " (%s: `%s`)", preset, value);
+  }
   text_print(out, " | ");
   add_cell(out, expects.data);
   text_print(out, " | ");
@@ -115,6 +123,11 @@ void experiment_reference(Text *out) {
       "a "
       "single key under\nit, as in `\"ppo.curriculum.rank.keep\": 0.5` in an arm, brings back only what it "
       "names.\n\n"
+      "`preset` names a set of defaults; what a file says holds over them. Both presets are made of one "
+      "table, in which\n`(released: ...)` below are the rows of the released code. Not in it, because they "
+      "need a model or a word list that\nthe program does not bring along: the 6-billion-parameter model "
+      "with "
+      "its adapters and their learning rates, and\nevaluation by words (`evaluate.segmentation`).\n\n"
       "## The file\n%s",
       heading);
   for (int i = 0; i < experiment_key_count; i++) {

@@ -31,6 +31,8 @@ static const Command commands[] = {
     {GROUP_RUN, "run", command_run, "run an experiment or its ablation; resumes and reuses"},
     {GROUP_RUN, "check", command_check, "validate an experiment and print its plan"},
     {GROUP_RUN, "schema", command_schema, "the keys of an experiment file, as JSON schema or as a page"},
+    {GROUP_RUN, "runs", command_runs, "runs and stages: size, age, and which runs use a stage"},
+    {GROUP_RUN, "clean", command_clean, "remove the stages that no run uses, after asking"},
     {GROUP_RUN, "report", command_report, "rebuild report.html from a run directory"},
     {GROUP_DATA, "generate", command_generate,
      "the most popular replies that a trained model predicts under a post"},

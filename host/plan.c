@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "models/model.h"
+#include "trainer.h"
 
 const char *plan_stage_name(StageId id) {
   static const char *const names[STAGE_COUNT] = {"world",        "tokenizer", "sft",         "reward",
@@ -134,12 +135,16 @@ static Status make_key(Keys *keys, const Experiment *experiment, PlanStage *inst
 
 /* ---- instances ---- */
 
+bool plan_stage_started(Arena *arena, const PlanStage *stage) {
+  const char *state = path_join(arena, stage->folder, "state.safetensors");
+  return file_exists(state) || file_exists(arena_print(arena, "%s.previous", state));
+}
+
 static Status look_at_folder(const Plan *plan, Arena *arena, PlanStage *instance) {
   const char *name = plan->table[instance->id].name;
   instance->folder = arena_print(arena, "%s/stages/%s-%.16s", plan->out, name, instance->key);
   instance->finished = file_exists(path_join(arena, instance->folder, "stage.json"));
-  instance->started =
-      !instance->finished && file_exists(path_join(arena, instance->folder, "state.safetensors"));
+  instance->started = !instance->finished && plan_stage_started(arena, instance);
   return OK;
 }
 
@@ -188,7 +193,7 @@ static const char *make_label(Arena *arena, const Plan *plan, int index) {
  * length is known only with the tokenizer, when prompt_check looks again. */
 static Status check_context(Arena *arena, const char *path, const Experiment *experiment) {
   DecoderConfig config;
-  TRY(model_start(arena, experiment->model_preset, experiment->model_from, &config));
+  TRY(experiment_model(arena, experiment, &config));
   int longest = experiment->data.max_post_tokens + experiment->data.max_reply_tokens + 2;
   if (longest <= config.max_positions) return OK;
   return fail(INVALID,
@@ -203,6 +208,7 @@ Status plan_make(Arena *arena, const ExperimentFile *file, const Stage *table, c
   *plan = (Plan){.table = table, .file = file, .out = out, .until = until};
   plan->stages = NEW(arena, PlanStage, file->run_count * STAGE_COUNT);
   plan->of_run = (int(*)[STAGE_COUNT])arena_alloc_array(arena, sizeof *plan->of_run, (size_t)file->run_count);
+  plan->stops = NEW(arena, PlanStop, file->run_count);
   Keys keys = {.arena = arena, .plan = plan};
   for (int run = 0; run < file->run_count; run++) {
     const Experiment *experiment = &file->runs[run].experiment;

@@ -2,13 +2,12 @@
  * timing.json. */
 #include <errno.h>
 #include <ftw.h>
-#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "plan.h"
-#include "statistics.h"
+#include "plan_lock.h"
 #include "version.h"
 
 const char *plan_run_folder(Arena *arena, const Plan *plan) {
@@ -68,12 +67,20 @@ static Status write_experiment(Arena *arena, const Plan *plan, const char *devic
   return write_json(arena, plan_run_folder(arena, plan), "experiment.json", object);
 }
 
-Status plan_write_links(Arena *arena, const Plan *plan) {
-  const char *folder = plan_run_folder(arena, plan);
-  TRY(make_folders(folder));
+static Status write_links(Arena *arena, const Plan *plan, const char *folder) {
   nftw(path_join(arena, folder, "arms"), remove_link, 16, FTW_PHYS | FTW_DEPTH); /* arms that are no more */
   for (int run = 0; run < plan->file->run_count; run++) TRY(link_run(arena, plan, run));
   return write_experiment(arena, plan, plan->backend);
+}
+
+/* Locked, since another process may have been given the same command. */
+Status plan_write_links(Arena *arena, const Plan *plan) {
+  const char *folder = plan_run_folder(arena, plan);
+  FolderLock lock;
+  TRY(folder_lock(folder, NULL, &lock));
+  Status status = write_links(arena, plan, folder);
+  folder_unlock(&lock);
+  return status;
 }
 
 /* ---- results ---- */
@@ -91,30 +98,44 @@ static void copy_member(cJSON *to, const cJSON *from, const char *name) {
   if (member) cJSON_AddItemToObject(to, name, cJSON_Duplicate(member, true));
 }
 
-static Status add_run(Arena *arena, const Plan *plan, int run, cJSON *results, cJSON *timing) {
-  const ExperimentRun *of = &plan->file->runs[run];
-  const int *at = plan->of_run[run];
-  cJSON *entry = cJSON_CreateObject(), *timed = cJSON_CreateObject(), *read;
-  cJSON_AddItemToArray(results, entry);
-  cJSON_AddItemToArray(timing, timed);
-  for (int i = 0; i < 2; i++) {
-    cJSON_AddStringToObject(i ? timed : entry, "arm", of->arm);
-    cJSON_AddNumberToObject(i ? timed : entry, "seed", (double)of->experiment.seed);
-  }
+/* A file of a finished stage of the run as a tree that the caller owns; NULL when a gate came before the
+ * stage. What a run without the gate has left of PPO does not count. */
+static Status read_of_run(Arena *arena, const Plan *plan, int run, StageId id, const char *name,
+                          cJSON **out) {
+  const PlanStage *stage = &plan->stages[plan->of_run[run][id]];
+  bool stopped = plan->stops[run].gate && id >= STAGE_PPO;
+  *out = NULL;
+  return stage->finished && !stopped ? read_of_stage(arena, stage, name, out) : OK;
+}
+
+static void add_stop(cJSON *entry, const PlanStop *stop) {
+  if (!stop->gate) return;
+  cJSON *object = cJSON_AddObjectToObject(entry, "stopped");
+  cJSON_AddStringToObject(object, "gate", stop->gate);
+  cJSON_AddNumberToObject(object, "value", stop->value);
+  cJSON_AddNumberToObject(object, "limit", stop->limit);
+  cJSON_AddStringToObject(object, "reason", stop->reason);
+}
+
+static Status add_numbers(Arena *arena, const Plan *plan, int run, cJSON *entry) {
   cJSON *reward = cJSON_AddObjectToObject(entry, "reward"),
-        *evaluate = cJSON_AddObjectToObject(entry, "evaluate");
-  TRY(read_of_stage(arena, &plan->stages[at[STAGE_REWARD]], "reward.json", &read));
+        *evaluate = cJSON_AddObjectToObject(entry, "evaluate"), *read;
+  TRY(read_of_run(arena, plan, run, STAGE_REWARD, "reward.json", &read));
   copy_member(reward, read, "pair_accuracy");
   copy_member(reward, read, "by_like_ratio");
   cJSON_Delete(read);
-  TRY(read_of_stage(arena, &plan->stages[at[STAGE_EVALUATE_SFT]], "evaluate.json", &read));
-  cJSON_AddItemToObject(evaluate, "sft", read);
-  TRY(read_of_stage(arena, &plan->stages[at[STAGE_EVALUATE_PPO]], "evaluate.json", &read));
-  cJSON_AddItemToObject(evaluate, "ppo", read);
-  cJSON *seconds = cJSON_AddObjectToObject(timed, "seconds");
+  TRY(read_of_run(arena, plan, run, STAGE_EVALUATE_SFT, "evaluate.json", &read));
+  if (read) cJSON_AddItemToObject(evaluate, "sft", read);
+  TRY(read_of_run(arena, plan, run, STAGE_EVALUATE_PPO, "evaluate.json", &read));
+  if (read) cJSON_AddItemToObject(evaluate, "ppo", read);
+  return OK;
+}
+
+static Status add_seconds(Arena *arena, const Plan *plan, int run, cJSON *timed) {
+  cJSON *seconds = cJSON_AddObjectToObject(timed, "seconds"), *read;
   for (StageId id = 0; id < STAGE_COUNT; id++) {
-    if (at[id] < 0) continue;
-    TRY(read_of_stage(arena, &plan->stages[at[id]], "stage.json", &read));
+    if (plan->of_run[run][id] < 0) continue;
+    TRY(read_of_run(arena, plan, run, id, "stage.json", &read));
     const cJSON *took = cJSON_GetObjectItemCaseSensitive(read, "seconds");
     if (cJSON_IsNumber(took)) cJSON_AddNumberToObject(seconds, plan_stage_name(id), took->valuedouble);
     cJSON_Delete(read);
@@ -122,76 +143,18 @@ static Status add_run(Arena *arena, const Plan *plan, int run, cJSON *results, c
   return OK;
 }
 
-/* ---- comparison ---- */
-
-/* The metric of the PPO model in run, NaN when it is not there. */
-static double metric_of(const cJSON *runs, int run, const char *metric) {
-  const cJSON *evaluate = cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(runs, run), "evaluate");
-  const cJSON *value =
-      cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(evaluate, "ppo"), metric);
-  return cJSON_IsNumber(value) ? value->valuedouble : NAN;
-}
-
-static void add_interval(cJSON *row, const char *name, const char *ends_name, Interval interval) {
-  cJSON_AddNumberToObject(row, name, interval.mean);
-  cJSON *ends = cJSON_AddArrayToObject(row, ends_name);
-  cJSON_AddItemToArray(ends, cJSON_CreateNumber(interval.low));
-  cJSON_AddItemToArray(ends, cJSON_CreateNumber(interval.high));
-}
-
-/* One row an arm: runs are arm by arm, seeds within, so run = arm * seeds + seed. */
-static void compare_metric(Arena *arena, const Plan *plan, const cJSON *runs, const char *metric,
-                           cJSON *comparison) {
-  int arms = plan->file->arm_count, seeds = plan->file->seed_count, base = 0;
-  while (strcmp(plan->file->runs[base * seeds].arm, plan->file->baseline) != 0) base++;
-  double *value = NEW(arena, double, seeds), *difference = NEW(arena, double, seeds),
-         *p = NEW(arena, double, arms * 2);
-  Interval *mean = NEW(arena, Interval, arms), *gain = NEW(arena, Interval, arms);
-  for (int arm = 0; arm < arms; arm++) {
-    for (int i = 0; i < seeds; i++) {
-      value[i] = metric_of(runs, arm * seeds + i, metric);
-      difference[i] = value[i] - metric_of(runs, base * seeds + i, metric);
-    }
-    mean[arm] = interval_95(value, seeds);
-    gain[arm] = interval_95(difference, seeds);
-    p[arm] = arm == base || seeds < 2 || isnan(gain[arm].mean) ? NAN : sign_flip_p(difference, seeds);
-    p[arms + arm] = p[arm];
+static Status add_run(Arena *arena, const Plan *plan, int run, cJSON *results, cJSON *timing) {
+  const ExperimentRun *of = &plan->file->runs[run];
+  cJSON *entry = cJSON_CreateObject(), *timed = cJSON_CreateObject();
+  cJSON_AddItemToArray(results, entry);
+  cJSON_AddItemToArray(timing, timed);
+  for (int i = 0; i < 2; i++) {
+    cJSON_AddStringToObject(i ? timed : entry, "arm", of->arm);
+    cJSON_AddNumberToObject(i ? timed : entry, "seed", (double)of->experiment.seed);
   }
-  holm(p + arms, arms);
-  for (int arm = 0; arm < arms; arm++) {
-    cJSON *row = cJSON_CreateObject();
-    cJSON_AddItemToArray(comparison, row);
-    cJSON_AddStringToObject(row, "arm", plan->file->runs[arm * seeds].arm);
-    cJSON_AddStringToObject(row, "metric", metric);
-    add_interval(row, "mean", "ci95", mean[arm]);
-    if (arm == base) continue;
-    cJSON_AddStringToObject(row, "baseline", plan->file->baseline);
-    add_interval(row, "difference", "difference_ci95", gain[arm]);
-    cJSON_AddNumberToObject(row, "p_value", p[arm]);
-    cJSON_AddNumberToObject(row, "p_holm", p[arms + arm]);
-  }
-}
-
-/* The metric that the experiment names comes first; then every number that the evaluation wrote. */
-static Status compare(Arena *arena, const Plan *plan, const cJSON *runs, cJSON *comparison) {
-  const cJSON *first = cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(runs, 0), "evaluate");
-  const cJSON *metrics = cJSON_GetObjectItemCaseSensitive(first, "ppo");
-  if (!plan->file->baseline) return OK;
-  if (!cJSON_GetObjectItemCaseSensitive(metrics, plan->file->metric)) {
-    const char **names = NEW(arena, const char *, cJSON_GetArraySize(metrics) + 1);
-    int count = 0;
-    for (const cJSON *item = metrics->child; item; item = item->next) names[count++] = item->string;
-    const char *near = nearest_name(plan->file->metric, names, count);
-    return fail(
-        INVALID,
-        "%s: \"ablate.metric\" is \"evaluate.%s\", which no evaluation has; did you mean \"evaluate.%s\"?",
-        plan->file->path, plan->file->metric, near ? near : "reward");
-  }
-  compare_metric(arena, plan, runs, plan->file->metric, comparison);
-  for (const cJSON *item = metrics->child; item; item = item->next)
-    if (cJSON_IsNumber(item) && strcmp(item->string, plan->file->metric) != 0)
-      compare_metric(arena, plan, runs, item->string, comparison);
-  return OK;
+  add_stop(entry, &plan->stops[run]);
+  TRY(add_numbers(arena, plan, run, entry));
+  return add_seconds(arena, plan, run, timed);
 }
 
 static cJSON *named_list(const char *name, const char *list, cJSON **array) {
@@ -203,7 +166,7 @@ static cJSON *named_list(const char *name, const char *list, cJSON **array) {
 
 static Status fill_results(Arena *arena, const Plan *plan, cJSON *results, cJSON *runs, cJSON *timed) {
   for (int run = 0; run < plan->file->run_count; run++) TRY(add_run(arena, plan, run, runs, timed));
-  return compare(arena, plan, runs, cJSON_AddArrayToObject(results, "comparison"));
+  return plan_compare(arena, plan, runs, results);
 }
 
 Status plan_write_results(Arena *arena, const Plan *plan) {

@@ -1,35 +1,16 @@
 /* Runs the stages of a plan: one folder each, locked while it is computed, finished when stage.json is there.
  */
+#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "plan.h"
+#include "plan_lock.h"
 #include "progress.h"
 #include "version.h"
-
-enum { WAIT_MICROSECONDS = 200000 };
-
-/* Locks the folder; another process's lock is waited for, and vanishes with that process. */
-static Status lock_folder(const PlanStage *stage, int *out) {
-  int fd = open(stage->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0)
-    return fail(FAILED, "%s: cannot be opened: %s; check the folder and its rights", stage->folder,
-                strerror(errno));
-  for (bool said = false; flock(fd, LOCK_EX | LOCK_NB) != 0; said = true) {
-    if (errno != EWOULDBLOCK && errno != EINTR) break; /* a file system without locks: go on without */
-    if (!said) progress_say("%s: another process computes it; waiting (%s)", stage->label, stage->folder);
-    usleep(WAIT_MICROSECONDS);
-    if (!interrupted) continue;
-    close(fd);
-    return fail(INTERRUPTED, "interrupted while waiting for %s; nothing was lost", stage->folder);
-  }
-  *out = fd;
-  return OK;
-}
 
 /* stage.json of a finished stage must be about this key: a damaged or foreign one is refused by name. */
 static Status check_finished(Arena *arena, const PlanStage *stage) {
@@ -100,11 +81,32 @@ static Status call_stage(Plan *plan, PlanStage *stage, Backend *backend) {
   return status;
 }
 
-/* With the folder locked: what another process has finished meanwhile is taken. */
-static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, Backend **backend) {
-  if (file_exists(path_join(arena, stage->folder, "stage.json"))) return check_finished(arena, stage);
+/* Files <name>.tmp.<process> that a process was writing when it was killed, and, where the folder's lock is
+ * held, <name>.tmp. Under their final names there is nothing torn. */
+static void remove_leftovers(Arena *arena, const char *folder, bool locked) {
+  DIR *list = opendir(folder);
+  for (struct dirent *entry; list && (entry = readdir(list));) {
+    const char *mark = strstr(entry->d_name, ".tmp");
+    if (!mark) continue;
+    long process = mark[4] == '.' ? strtol(mark + 5, NULL, 10) : 0;
+    bool dead = process > 0 && kill((pid_t)process, 0) != 0 && errno == ESRCH;
+    if (locked || dead) unlink(path_join(arena, folder, entry->d_name));
+  }
+  if (list) closedir(list);
+}
+
+/* With the folder locked: what another process has finished meanwhile is taken, what it has begun is gone on
+ * with. */
+static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, bool waited, Backend **backend) {
+  if (file_exists(path_join(arena, stage->folder, "stage.json"))) {
+    if (waited) progress_say("%s: computed by the other process", stage->label);
+    return check_finished(arena, stage);
+  }
+  if (waited) progress_say("%s: the other process ended without finishing it; taken over", stage->label);
+  stage->started = plan_stage_started(arena, stage);
   if (interrupted)
     return fail(INTERRUPTED, "interrupted before %s; the same command goes on from there", stage->label);
+  remove_leftovers(arena, stage->folder, true);
   if (stage->started) progress_say("%s: resumes (%s)", stage->label, stage->folder);
   if (plan->table[stage->id].needs_backend && !*backend)
     TRY(backend_open(plan->file->runs[stage->first_run].experiment.device, backend));
@@ -112,13 +114,35 @@ static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, Backend **b
 }
 
 static Status run_stage(Arena *arena, Plan *plan, PlanStage *stage, Backend **backend) {
-  int lock = -1;
-  TRY(make_folders(stage->folder));
-  TRY(lock_folder(stage, &lock));
-  Status status = run_locked(arena, plan, stage, backend);
-  close(lock);
+  FolderLock lock;
+  TRY(folder_lock(stage->folder, stage->label, &lock));
+  Status status = run_locked(arena, plan, stage, lock.waited, backend);
+  folder_unlock(&lock);
   stage->finished = status == OK;
   return status;
+}
+
+/* Whether a run that no gate has stopped needs the stage. */
+static bool needed(const Plan *plan, int stage) {
+  for (int run = 0; run < plan->file->run_count; run++)
+    if (plan->of_run[run][plan->stages[stage].id] == stage && !plan->stops[run].gate) return true;
+  return false;
+}
+
+static void say_stops(const Plan *plan) {
+  for (int run = 0; run < plan->file->run_count; run++)
+    if (plan->stops[run].gate)
+      progress_say("%s seed %llu: stopped by a gate: %s", plan->file->runs[run].arm,
+                   (unsigned long long)plan->file->runs[run].experiment.seed, plan->stops[run].reason);
+}
+
+static Status run_all(Arena *arena, Plan *plan, Backend **backend) {
+  for (int i = 0; i < plan->count; i++) {
+    if (!needed(plan, i)) continue;
+    TRY(run_stage(arena, plan, &plan->stages[i], backend));
+    TRY(plan_check_gates(arena, plan, i));
+  }
+  return OK;
 }
 
 Status plan_run(Arena *arena, Plan *plan) {
@@ -126,10 +150,11 @@ Status plan_run(Arena *arena, Plan *plan) {
   int cached = 0;
   for (int i = 0; i < plan->count; i++) cached += plan->stages[i].finished;
   if (cached) progress_say("%d of %d stages are cached in %s/stages", cached, plan->count, plan->out);
+  remove_leftovers(arena, plan_run_folder(arena, plan), false);
   Status status = plan_write_links(arena, plan);
-  for (int i = 0; i < plan->count && status == OK; i++)
-    status = run_stage(arena, plan, &plan->stages[i], &backend);
+  if (status == OK) status = run_all(arena, plan, &backend);
   if (backend) backend->close(backend);
   TRY(status);
+  say_stops(plan);
   return plan->until == STAGE_EVALUATE_PPO ? plan_write_results(arena, plan) : OK;
 }

@@ -65,8 +65,9 @@ Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *b
   TRY(open_learner(arena, &ppo->reference, backend, sft_folder, (ModelParts){0}, ACTIVATIONS_INFERENCE,
                    max_tokens, max_rows, seed));
   if (!shared)
-    TRY(open_learner(arena, &ppo->critic, backend, reward_folder, (ModelParts){.value_head = true}, use,
-                     max_tokens, max_rows, seed));
+    TRY(open_learner(arena, &ppo->critic, backend, reward_folder,
+                     (ModelParts){.value_head = true, .frozen_from = &ppo->policy.model}, use, max_tokens,
+                     max_rows, seed));
   TRY(batch_allocate(arena, &ppo->batch, backend, max_tokens, samples));
   return allocate_tensors(ppo);
 }

@@ -4,10 +4,14 @@
 
 PromptCodec prompt_codec(Arena *arena, const Tokenizer *tokenizer, const char *instruction,
                          int max_post_tokens, int max_reply_tokens) {
-  int max = (int)strlen(instruction) + 1;
-  int32_t *tokens = NEW(arena, int32_t, max);
-  int count = tokenizer_encode(tokenizer, instruction, strlen(instruction), tokens, max);
-  return (PromptCodec){tokenizer, tokens, count, max_post_tokens, max_reply_tokens, instruction};
+  const int32_t *start;
+  int first = tokenizer_start(tokenizer, &start);
+  int count = tokenizer_encode(tokenizer, instruction, strlen(instruction), NULL, 0);
+  int32_t *tokens = NEW(arena, int32_t, first + count + 1);
+  for (int i = 0; i < first; i++) tokens[i] = start[i];
+  tokenizer_encode(tokenizer, instruction, strlen(instruction), tokens + first, count);
+  return (PromptCodec){tokenizer,       tokens,           first + count, first,
+                       max_post_tokens, max_reply_tokens, instruction};
 }
 
 int prompt_max(const PromptCodec *codec) { return codec->instruction_count + codec->max_post_tokens + 1; }
@@ -50,7 +54,9 @@ int reward_encode(const PromptCodec *codec, RewardInput input, const char *post,
     count = prompt_encode(codec, post, out);
     count += encode_cut(codec, reply, out + count, codec->max_reply_tokens);
   } else {
-    count = encode_cut(codec, reply, out, codec->max_reply_tokens);
+    count = codec->start_count;
+    memcpy(out, codec->instruction, sizeof *out * (size_t)count);
+    count += encode_cut(codec, reply, out + count, codec->max_reply_tokens);
     out[count++] = tokenizer_sep(codec->tokenizer);
     count += encode_cut(codec, post, out + count, codec->max_post_tokens);
   }

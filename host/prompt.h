@@ -1,4 +1,4 @@
-/* Texts to model input: instruction post <sep> reply <eos>. */
+/* Texts to model input: instruction post <sep> reply <eos>, after the start tokens of a pretrained model. */
 #ifndef POPALM_PROMPT_H
 #define POPALM_PROMPT_H
 
@@ -8,8 +8,8 @@
 
 typedef struct PromptCodec {
   const Tokenizer *tokenizer;
-  const int32_t *instruction; /* [instruction_count] */
-  int instruction_count, max_post_tokens, max_reply_tokens;
+  const int32_t *instruction; /* [instruction_count], the tokenizer's own start first */
+  int instruction_count, start_count, max_post_tokens, max_reply_tokens;
   const char *instruction_text;
 } PromptCodec;
 
@@ -27,7 +27,7 @@ int prompt_encode(const PromptCodec *codec, const char *post, int32_t *out);
  * stop there. Returns the count. */
 int reply_encode(const PromptCodec *codec, const char *reply, int32_t *out);
 /* The reward model's input: post <sep> reply <eos> with the instruction, or reply <sep> post <eos>. Always
- * ends in <eos>, whose row is scored. out has room for sequence_max. */
+ * ends in <eos>, whose row is scored; begins with the start tokens. out has room for sequence_max. */
 int reward_encode(const PromptCodec *codec, RewardInput input, const char *post, const char *reply,
                   int32_t *out);
 

@@ -1,10 +1,14 @@
 /* Charts as inline SVG: sharp at every size and on paper, readable without script, coloured by the style
  * sheet. */
 #include <math.h>
+#include <string.h>
 
 #include "report_html.h"
 
-enum { WIDTH = 360, HEIGHT = 208, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 24, COLORS = 8, TICKS = 4 };
+enum { WIDTH = 360, HEIGHT = 208, LEFT = 54, RIGHT = 10, TOP = 8, BOTTOM = 24, TICKS = 4 };
+
+/* What varies by less of its size is drawn as constant: ticks that tell it apart would not fit. */
+static const double FLAT = 1e-3;
 
 /* Values from low to high drawn from pixel `from` to pixel `to`; ticks every `step`. */
 typedef struct Axis {
@@ -18,7 +22,7 @@ static double place(const Axis *axis, double value) {
 /* The step 1, 2 or 5 times a power of ten that gives about TICKS ticks; the range grows to whole steps. */
 static Axis nice_axis(double low, double high, double from, double to, bool grow) {
   if (!(low <= high)) low = 0, high = 1;
-  if (high - low < 1e-9 * fmax(1e-300, fabs(high))) {
+  if (high - low < FLAT * fmax(1e-300, fmax(fabs(low), fabs(high)))) {
     low -= fabs(low) * 0.1;
     high += high == 0 ? 1 : fabs(high) * 0.1;
   }
@@ -31,13 +35,14 @@ static Axis nice_axis(double low, double high, double from, double to, bool grow
   return (Axis){low, high, step, from, to};
 }
 
-static void print_tick(Text *page, double value, double step) {
+static void print_tick(Text *page, double value, const Axis *axis) {
   static const struct {
     double size;
     const char *suffix;
   } rows[] = {{1e9, "G"}, {1e6, "M"}, {1e3, "k"}};
+  double step = axis->step, largest = fmax(fabs(axis->low), fabs(axis->high));
   if (fabs(value) < step * 1e-6) value = 0;
-  if (step < 1e-3 && value != 0) { /* 2.5e-4 */
+  if (step < 1e-3 && largest < 1e-3 && value != 0) { /* 2.5e-4 */
     int power = (int)floor(log10(fabs(value)) + 1e-9);
     text_print(page, "%.3ge%d", value / pow(10, power), power);
     return;
@@ -55,14 +60,14 @@ static void draw_axes(Text *page, const Axis *x, const Axis *y, const char *x_la
     double at = place(y, v);
     text_print(page, "<path class=\"%s\" d=\"M%d %.1fH%d\"/><text class=\"y\" x=\"%d\" y=\"%.1f\">",
                fabs(v) < y->step * 1e-6 ? "zero" : "grid", LEFT, at, WIDTH - RIGHT, LEFT - 6, at + 3.5);
-    print_tick(page, v, y->step);
+    print_tick(page, v, y);
     text_print(page, "</text>");
   }
   for (double v = ceil(x->low / x->step - 1e-9) * x->step; v <= x->high + x->step * 1e-6; v += x->step) {
     double at = place(x, v);
     if (at > WIDTH - RIGHT - 40 && x_label[0]) continue; /* the axis's name stands there */
     text_print(page, "<text class=\"x\" x=\"%.1f\" y=\"%d\">", at, HEIGHT - 8);
-    print_tick(page, v, x->step);
+    print_tick(page, v, x);
     text_print(page, "</text>");
   }
   text_print(page, "<text class=\"name\" x=\"%d\" y=\"%d\">", WIDTH - RIGHT, HEIGHT - 8);
@@ -77,7 +82,7 @@ static bool has_band(const Curve *curve) {
 }
 
 static void draw_curve(Text *page, const Curve *curve, const Axis *x, const Axis *y, bool points) {
-  int color = curve->color % COLORS;
+  int color = curve->color % HTML_COLORS;
   text_print(page, "<g class=\"series c%d\" data-arm=\"%d\" data-name=\"", color,
              curve->shared ? -1 : curve->color);
   html_text(page, curve->name);
@@ -129,8 +134,25 @@ void html_line_chart(Text *page, const LineChart *chart) {
   text_print(page, "</svg></figure>\n");
 }
 
+/* At most so many characters; the whole name appears under the pointer. */
+static void add_shortened(Text *page, const char *name, int most) {
+  size_t length = strlen(name), at = 0;
+  if ((int)utf8_length(name, length) <= most) {
+    html_text(page, name);
+    return;
+  }
+  for (int i = 0; i < most - 1; i++) utf8_next(name, length, &at);
+  html_text(page, arena_strndup(page->arena, name, at));
+  text_print(page, "…<title>");
+  html_text(page, name);
+  text_print(page, "</title>");
+}
+
 void html_interval_chart(Text *page, const Interval *rows, int count) {
-  enum { ROW = 32, NAME = 96, WIDE = 440 };
+  enum { ROW = 32, TALL_ROW = 42, NAME = 96, SHORT = 12, LONG = 52, WIDE = 440, MARGIN = 14 };
+  bool above = false; /* names that do not fit beside the bars stand above them */
+  for (int r = 0; r < count; r++) above = above || utf8_length(rows[r].name, strlen(rows[r].name)) > SHORT;
+  int row = above ? TALL_ROW : ROW;
   double low = INFINITY, high = -INFINITY;
   for (int r = 0; r < count; r++) {
     low = fmin(low, fmin(rows[r].mean, rows[r].low)); /* fmin and fmax leave NaN out */
@@ -140,23 +162,24 @@ void html_interval_chart(Text *page, const Interval *rows, int count) {
       high = fmax(high, rows[r].seeds[s]);
     }
   }
-  Axis x = nice_axis(low, high, NAME + 8, WIDE - 14, true);
-  int height = count * ROW + 26;
+  Axis x = nice_axis(low, high, above ? MARGIN : NAME + 8, WIDE - MARGIN, true);
+  int height = count * row + 26;
   text_print(
       page, "<svg class=\"intervals\" viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"Means and intervals\">",
       WIDE, height);
   for (double v = x.low; v <= x.high + x.step * 1e-6; v += x.step) {
     text_print(page, "<path class=\"%s\" d=\"M%.1f 4V%d\"/><text class=\"x\" x=\"%.1f\" y=\"%d\">",
-               fabs(v) < x.step * 1e-6 ? "zero" : "grid", place(&x, v), count * ROW + 4, place(&x, v),
+               fabs(v) < x.step * 1e-6 ? "zero" : "grid", place(&x, v), count * row + 4, place(&x, v),
                height - 6);
-    print_tick(page, v, x.step);
+    print_tick(page, v, &x);
     text_print(page, "</text>");
   }
   for (int r = 0; r < count; r++) {
-    double y = ROW * (r + 0.5) + 4;
-    text_print(page, "<g class=\"c%d\"><text class=\"arm\" x=\"%d\" y=\"%.1f\">", rows[r].color % COLORS,
-               NAME, y + 4);
-    html_text(page, rows[r].name);
+    double y = above ? row * (r + 1.0) - 6 : row * (r + 0.5) + 4;
+    text_print(page, "<g class=\"c%d\"><text class=\"arm%s\" x=\"%d\" y=\"%.1f\">",
+               rows[r].color % HTML_COLORS, above ? " above" : "", above ? MARGIN : NAME,
+               above ? y - 12 : y + 4);
+    add_shortened(page, rows[r].name, LONG);
     text_print(page, "</text>");
     if (isfinite(rows[r].low) && isfinite(rows[r].high))
       text_print(page, "<path class=\"interval\" d=\"M%.1f %.1fH%.1f\"/>", place(&x, rows[r].low), y,

@@ -34,7 +34,7 @@ static const ChartRow ppo_rows[] = {
     {"entropy", "Entropy", "of the policy, a token", NULL, false},
     {"kept_rank", "Kept by rank", "share of the samples", NULL, false},
     {"kept_pace", "Kept by pace", "share of the samples", NULL, false},
-    {"lambda", "Pace λ", "what a sample has to reach", NULL, false},
+    {"lambda", "Pace λ", "what R · prob has to reach; of a quantile pace the share that is kept", NULL, false},
     {"reply_length", "Reply length", "tokens", NULL, false},
     {"ended", "Replies that end", "share of the samples", NULL, false},
     {"policy_loss", "Policy loss", "", NULL, true},

@@ -145,6 +145,8 @@ static Status read_run(Arena *arena, ReportData *data, ReportRun *run) {
   const cJSON *evaluate = cJSON_GetObjectItemCaseSensitive(result, "evaluate");
   if (!run->evaluate_sft) run->evaluate_sft = cJSON_GetObjectItemCaseSensitive(evaluate, "sft");
   if (!run->evaluate_ppo) run->evaluate_ppo = cJSON_GetObjectItemCaseSensitive(evaluate, "ppo");
+  run->stopped = cJSON_GetObjectItemCaseSensitive(result, "stopped");
+  if (run->stopped) run->evaluate_ppo = NULL; /* what was there before the gate does not count */
   if (!run->reward) run->reward = cJSON_GetObjectItemCaseSensitive(result, "reward");
   const cJSON *timed = entry_of(cJSON_GetObjectItemCaseSensitive(data->timing, "runs"), run);
   run->seconds = cJSON_GetObjectItemCaseSensitive(timed ? timed : result, "seconds");

@@ -29,6 +29,7 @@ typedef struct ReportRun {
   const cJSON *evaluate_sft, *evaluate_ppo; /* {metric: value} or NULL */
   const cJSON *reward;                      /* reward.json or NULL */
   const cJSON *seconds;                     /* {stage: seconds} or NULL */
+  const cJSON *stopped;                     /* {gate, value, limit, reason} of results.json, or NULL */
 } ReportRun;
 
 typedef struct ReportData {

@@ -13,6 +13,8 @@ void html_number(Text *page, double value);
 /* 12.3 s, 4:05 min, 1:02:03 h */
 void html_seconds(Text *page, double seconds);
 
+enum { HTML_COLORS = 12 }; /* classes c0 to c11 of the style sheet; the thirteenth arm has the first one's */
+
 /* A line of a chart: means over seeds, with the range over them. */
 typedef struct Curve {
   const char *name;

@@ -6,7 +6,7 @@
 #include "report_html.h"
 #include "report_sections.h"
 
-enum { SHOWN = 3, FOLDED = 21, REPLIES = 2, GOLDEN = 2, COLUMNS = 7, SAMPLES = 8 };
+enum { SHOWN = 3, FOLDED = 21, REPLIES = 2, GOLDEN = 2, COLUMNS = 25, SAMPLES = 8 };
 
 static const cJSON *member(const cJSON *object, const char *key) {
   return cJSON_GetObjectItemCaseSensitive(object, key);
@@ -37,7 +37,7 @@ static void add_column(Text *page, const ReportData *data, int arm, const cJSON 
   const cJSON *reply;
   cJSON_ArrayForEach(reply, replies) {
     if (count++ == most) break;
-    text_print(page, arm >= 0 ? "<li class=\"c%d\">" : "<li>", arm % 8);
+    text_print(page, arm >= 0 ? "<li class=\"c%d\">" : "<li>", arm % HTML_COLORS);
     html_text(page, text_of(reply));
     text_print(page, "<br>");
     add_chip(page, "reward", json_number(reply, "reward"));

@@ -1,12 +1,11 @@
-/* The answer, the table of results, the cautions and the reward model's accuracy. */
+/* The table of results, the cautions and the reward model's accuracy. */
 #include <math.h>
 #include <string.h>
 
 #include "report_html.h"
 #include "report_sections.h"
 
-static const double SIGNIFICANT = 0.05;
-enum { MAX_METRICS = 48, MAX_ARMS_SHOWN = 12 };
+enum { MAX_METRICS = 48, MAX_ARMS_SHOWN = 24, NAMED_RUNS = 3 };
 
 static const cJSON *member(const cJSON *object, const char *key) {
   return cJSON_GetObjectItemCaseSensitive(object, key);
@@ -68,150 +67,10 @@ void metric_label(Text *page, const char *metric) {
 }
 
 void arm_key(Text *page, const ReportData *data, int arm) {
-  text_print(page, "<span class=\"name\"><i class=\"key c%d\"></i>", arm % 8);
+  text_print(page, "<span class=\"name\"><i class=\"key c%d\"></i>", arm % HTML_COLORS);
   bool only = data->arm_count == 1 && strcmp(data->arms[arm], "main") == 0;
   html_text(page, only ? "PPO" : data->arms[arm]);
   text_print(page, "</span>");
-}
-
-/* The comparison of an arm on the primary metric, or NULL. */
-static const cJSON *comparison_of(const ReportData *data, const char *arm) {
-  const cJSON *entry;
-  cJSON_ArrayForEach(entry, member(data->results, "comparison")) {
-    const cJSON *name = member(entry, "arm"), *metric = member(entry, "metric");
-    if (!cJSON_IsString(name) || strcmp(name->valuestring, arm) != 0) continue;
-    if (!cJSON_IsString(metric)) return entry;
-    const char *plain = metric->valuestring;
-    if (strncmp(plain, "evaluate.", 9) == 0) plain += 9;
-    if (strcmp(plain, primary_metric(data)) == 0) return entry;
-  }
-  return NULL;
-}
-
-static int baseline_arm(const ReportData *data) {
-  const cJSON *baseline = member(member(data->experiment, "ablate"), "baseline");
-  for (int a = 0; cJSON_IsString(baseline) && a < data->arm_count; a++)
-    if (strcmp(data->arms[a], baseline->valuestring) == 0) return a;
-  return 0;
-}
-
-static int best_arm(Arena *arena, const ReportData *data, const char *metric) {
-  int best = -1;
-  double highest = -INFINITY;
-  for (int a = 0; a < data->arm_count; a++) {
-    double mean = arm_metric(arena, data, a, metric).mean;
-    if (mean > highest) {
-      highest = mean;
-      best = a;
-    }
-  }
-  return best;
-}
-
-static void add_change(Text *page, double from, double to) {
-  text_print(page, "<b class=\"%s\">%s", to > from ? "good" : to < from ? "bad" : "", to >= from ? "+" : "−");
-  html_number(page, fabs(to - from));
-  text_print(page, "</b>");
-}
-
-/* "p = 0.012 (Holm), paired over 5 seeds", and what it means. */
-static void add_significance(Text *page, const cJSON *comparison, int seeds) {
-  double holm = json_number(comparison, "p_holm"),
-         p = isnan(holm) ? json_number(comparison, "p_value") : holm;
-  if (isnan(p)) {
-    text_print(page, " %s, so nothing is said about significance.",
-               seeds < 2 ? "There is one seed an arm" : "There is no paired test yet");
-    return;
-  }
-  text_print(page, " The difference is <b class=\"%s\">%s</b> (", p < SIGNIFICANT ? "good" : "bad",
-             p < SIGNIFICANT ? "significant" : "not significant");
-  text_print(page, p < 0.001 ? "p &lt; 0.001" : "p = %.3f", p);
-  text_print(page, "%s, paired over %d seeds).", isnan(holm) ? "" : " after Holm's correction", seeds);
-}
-
-static void add_interval(Text *page, const cJSON *comparison, const char *key) {
-  const cJSON *interval = member(comparison, key);
-  const cJSON *low = cJSON_GetArrayItem(interval, 0), *high = cJSON_GetArrayItem(interval, 1);
-  if (!cJSON_IsNumber(low) || !cJSON_IsNumber(high)) return;
-  text_print(page, " <small>[");
-  html_number(page, low->valuedouble);
-  text_print(page, ", ");
-  html_number(page, high->valuedouble);
-  text_print(page, "]</small>");
-}
-
-static void answer_of_arms(Text *page, const ReportData *data, const char *metric, int best) {
-  int baseline = baseline_arm(data), other = baseline;
-  ArmMetric value = arm_metric(page->arena, data, best, metric);
-  text_print(page, "<p><b>");
-  arm_key(page, data, best);
-  text_print(page, "</b> has the highest mean: <b>");
-  html_number(page, value.mean);
-  text_print(page, "</b>");
-  add_interval(page, comparison_of(data, data->arms[best]), "ci95");
-  if (best == baseline) { /* then the nearest of the others is what it is compared with */
-    double nearest = -INFINITY;
-    for (int a = 0; a < data->arm_count; a++) {
-      double mean = arm_metric(page->arena, data, a, metric).mean;
-      if (a != best && mean > nearest) {
-        nearest = mean;
-        other = a;
-      }
-    }
-    text_print(page, " – no arm beats the baseline");
-  }
-  ArmMetric against = arm_metric(page->arena, data, other, metric);
-  if (other == best || isnan(against.mean)) {
-    text_print(page, "; no other arm has results yet.</p>");
-    return;
-  }
-  text_print(page, best == baseline ? "; the next, " : ", against ");
-  arm_key(page, data, other);
-  text_print(page, best == baseline ? ", has <b>" : " (the baseline) with <b>");
-  html_number(page, against.mean);
-  text_print(page, "</b>: ");
-  add_change(page, against.mean, value.mean);
-  text_print(page, ".");
-  add_significance(page, comparison_of(data, data->arms[best == baseline ? other : best]), value.count);
-  text_print(page, "</p>");
-}
-
-static void add_against_sft(Text *page, const ReportData *data, const char *metric, int arm) {
-  ArmMetric sft = arm_metric(page->arena, data, -1, metric), ppo = arm_metric(page->arena, data, arm, metric);
-  if (isnan(sft.mean) || isnan(ppo.mean)) return;
-  text_print(page, "<p>");
-  metric_label(page, metric);
-  text_print(page, ": SFT <b>");
-  html_number(page, sft.mean);
-  text_print(page, "</b> → ");
-  arm_key(page, data, arm);
-  text_print(page, " <b>");
-  html_number(page, ppo.mean);
-  text_print(page, "</b> (");
-  add_change(page, sft.mean, ppo.mean);
-  text_print(page, ")</p>");
-}
-
-void report_answer(Text *page, const ReportData *data) {
-  const char *metric = primary_metric(data);
-  int best = best_arm(page->arena, data, metric);
-  text_print(
-      page, "<section class=\"answer\"><h2>%s ",
-      data->arm_count > 1 ? "Which arm gives the highest" : "What does reinforcement learning change in the");
-  text_print(page, "“");
-  metric_label(page, metric);
-  text_print(page, "” of the replies%s?</h2>", data->arm_count > 1 ? "" : " over supervised training");
-  if (best < 0)
-    text_print(page, "<p>There is no answer yet: no run has finished its evaluation.</p>");
-  else if (data->arm_count > 1)
-    answer_of_arms(page, data, metric, best);
-  if (best >= 0) {
-    add_against_sft(page, data, metric, best);
-    if (strcmp(metric, "oracle_popularity") != 0) add_against_sft(page, data, "oracle_popularity", best);
-    if (data->arm_count == 1 && strcmp(metric, "rouge_l@1") != 0)
-      add_against_sft(page, data, "rouge_l@1", best);
-  }
-  text_print(page, "</section>\n");
 }
 
 /* Every metric that any evaluation has, in the order of its first appearance, the primary one first. */
@@ -254,7 +113,7 @@ static void add_table(Text *page, const ReportData *data, int arms) {
     metric_label(page, metrics[m]);
     text_print(page, "</th>");
     ArmMetric sft = arm_metric(page->arena, data, -1, metrics[m]);
-    int best = best_arm(page->arena, data, metrics[m]);
+    int best = report_best_arm(page->arena, data, metrics[m]);
     sft.deviation = NAN; /* over runs that share SFT models it would mislead */
     add_cell(page, &sft, false);
     for (int a = 0; a < arms; a++) {
@@ -266,58 +125,13 @@ static void add_table(Text *page, const ReportData *data, int arms) {
   text_print(page, "</tbody></table></div>\n");
 }
 
-static void add_intervals(Text *page, const ReportData *data, int arms) {
-  Interval *rows = NEW(page->arena, Interval, arms);
-  const char *metric = primary_metric(data);
-  for (int a = 0; a < arms; a++) {
-    const cJSON *interval = member(comparison_of(data, data->arms[a]), "ci95");
-    const cJSON *low = cJSON_GetArrayItem(interval, 0), *high = cJSON_GetArrayItem(interval, 1);
-    ArmMetric value = arm_metric(page->arena, data, a, metric);
-    rows[a] = (Interval){.name = data->arms[a],
-                         .color = a,
-                         .mean = value.mean,
-                         .low = cJSON_IsNumber(low) ? low->valuedouble : NAN,
-                         .high = cJSON_IsNumber(high) ? high->valuedouble : NAN,
-                         .seeds = value.seeds,
-                         .seed_count = value.count};
-  }
-  text_print(page, "<h3>");
-  metric_label(page, metric);
-  text_print(page,
-             "</h3><p class=\"soft\">Disc: mean. Bar: 95%% interval of the mean. Rings: single seeds.</p>");
-  html_interval_chart(page, rows, arms);
-}
-
-static void add_comparisons(Text *page, const ReportData *data, int arms) {
-  text_print(page,
-             "<div class=\"scroll\"><table><thead><tr><th>Arm</th><th>Mean [95%% interval]</th>"
-             "<th>Against baseline</th><th>p</th><th>p (Holm)</th></tr></thead><tbody>");
-  for (int a = 0; a < arms; a++) {
-    const cJSON *entry = comparison_of(data, data->arms[a]);
-    text_print(page, "<tr><th>");
-    arm_key(page, data, a);
-    text_print(page, "</th><td>");
-    html_number(page, arm_metric(page->arena, data, a, primary_metric(data)).mean);
-    add_interval(page, entry, "ci95");
-    text_print(page, "</td><td>");
-    html_number(page, json_number(entry, "difference"));
-    add_interval(page, entry, "difference_ci95");
-    text_print(page, "</td><td>");
-    html_number(page, json_number(entry, "p_value"));
-    text_print(page, "</td><td>");
-    html_number(page, json_number(entry, "p_holm"));
-    text_print(page, "</td></tr>");
-  }
-  text_print(page, "</tbody></table></div>\n");
-}
-
 void report_results(Text *page, const ReportData *data) {
-  if (best_arm(page->arena, data, primary_metric(data)) < 0) return;
+  if (report_best_arm(page->arena, data, primary_metric(data)) < 0) return;
   int arms = data->arm_count < MAX_ARMS_SHOWN ? data->arm_count : MAX_ARMS_SHOWN;
   text_print(page, "<h2>Results</h2>");
   if (arms > 1) {
-    add_intervals(page, data, arms);
-    if (cJSON_GetArraySize(member(data->results, "comparison")) > 0) add_comparisons(page, data, arms);
+    report_intervals(page, data, arms);
+    if (cJSON_GetArraySize(member(data->results, "comparison")) > 0) report_comparisons(page, data, arms);
   }
   text_print(page,
              "<p class=\"soft\">On the evaluation split; mean over seeds, ± one standard deviation%s.</p>",
@@ -375,6 +189,32 @@ static double caution_value(const struct Caution *caution, const ReportRun *run)
   return caution->value ? caution->value(run) : last_tenth(&run->metrics[REPORT_PPO], caution->column);
 }
 
+/* Runs that a gate has stopped, those with the same reason together. */
+static void add_stops(Text *list, const ReportData *data) {
+  for (int r = 0; r < data->run_count; r++) {
+    const cJSON *reason = member(data->runs[r].stopped, "reason");
+    bool said = !cJSON_IsString(reason);
+    for (int before = 0; before < r && !said; before++) {
+      const cJSON *other = member(data->runs[before].stopped, "reason");
+      said = cJSON_IsString(other) && strcmp(other->valuestring, reason->valuestring) == 0;
+    }
+    if (said) continue;
+    text_print(list, "<li>Stopped by a gate: ");
+    html_text(list, reason->valuestring);
+    int count = 0;
+    for (int same = r; same < data->run_count; same++) {
+      const cJSON *other = member(data->runs[same].stopped, "reason");
+      if (!cJSON_IsString(other) || strcmp(other->valuestring, reason->valuestring) != 0) continue;
+      if (count++ >= NAMED_RUNS) continue;
+      text_print(list, "%s", count > 1 ? ", " : ". It stopped ");
+      html_text(list, data->runs[same].arm);
+      text_print(list, " seed %lld", (long long)data->runs[same].seed);
+    }
+    if (count > NAMED_RUNS) text_print(list, " and %d more runs", count - NAMED_RUNS);
+    text_print(list, ".</li>");
+  }
+}
+
 void report_cautions(Text *page, const ReportData *data) {
   Text list = {.arena = page->arena};
   for (size_t c = 0; c < sizeof cautions / sizeof *cautions; c++) {
@@ -383,13 +223,16 @@ void report_cautions(Text *page, const ReportData *data) {
       const ReportRun *run = &data->runs[r];
       double value = caution_value(&cautions[c], run);
       if (!(value < cautions[c].least || value > cautions[c].most)) continue;
-      text_print(&list, runs++ ? "; " : "<li>%s: ", cautions[c].sentence);
+      if (runs++ >= NAMED_RUNS) continue;
+      text_print(&list, runs > 1 ? "; " : "<li>%s: ", cautions[c].sentence);
       html_text(&list, run->arm);
       text_print(&list, " seed %lld: ", (long long)run->seed);
       html_number(&list, value);
     }
+    if (runs > NAMED_RUNS) text_print(&list, "; and %d more runs", runs - NAMED_RUNS);
     if (runs) text_print(&list, ".</li>");
   }
+  add_stops(&list, data);
   if (list.length)
     text_print(page, "<div class=\"caution\"><b>To be looked at</b><ul>%s</ul></div>\n", list.data);
 }

@@ -24,6 +24,12 @@ Status report_training_samples(Text *page, ReportData *data) CHECKED;
 void report_time(Text *page, const ReportData *data);
 void report_experiment(Text *page, const ReportData *data);
 
+/* Parts of the results that compare the first `arms` arms. */
+void report_intervals(Text *page, const ReportData *data, int arms);
+void report_comparisons(Text *page, const ReportData *data, int arms);
+/* The arm with the highest mean; -1: none has the metric. */
+int report_best_arm(Arena *arena, const ReportData *data, const char *metric);
+
 ArmMetric arm_metric(Arena *arena, const ReportData *data, int arm, const char *metric);
 /* The metric that the experiment is about, as results name it: "reward". */
 const char *primary_metric(const ReportData *data);

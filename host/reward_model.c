@@ -22,7 +22,8 @@ static Status read_settings(RewardModel *reward, const Json *json) {
   return OK;
 }
 
-Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder) {
+Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder,
+                         const Model *frozen_from) {
   *reward = (RewardModel){0};
   SamplingSettings unused;
   TRY(prompt_load(arena, folder, &reward->codec, &unused));
@@ -31,7 +32,8 @@ Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, co
   Status status = read_settings(reward, &json);
   json_free(&json);
   TRY(status);
-  TRY(model_load(arena, &reward->model, backend, folder, (ModelParts){.reward_head = true}, false, 0));
+  ModelParts parts = {.reward_head = true, .frozen_from = frozen_from};
+  TRY(model_load(arena, &reward->model, backend, folder, parts, false, 0));
   return reward_model_buffers(arena, reward, backend, SCORE_TOKENS);
 }
 

@@ -24,8 +24,10 @@ typedef struct Scored {
   double reward; /* result */
 } Scored;
 
-/* From a reward stage's folder (model.safetensors, prompt.json, tokenizer.json, reward.json). */
-Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder) CHECKED;
+/* From a reward stage's folder (model.safetensors, prompt.json, tokenizer.json, reward.json). frozen_from: as in
+ * ModelParts. */
+Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder,
+                         const Model *frozen_from) CHECKED;
 void reward_model_free(RewardModel *reward);
 Status reward_model_score(RewardModel *reward, Scored *texts, int count) CHECKED;
 

@@ -12,7 +12,7 @@ const Stage stages[STAGE_COUNT] = {
                    .needs_backend = true,
                    .inputs = {STAGE_TOKENIZER},
                    .input_count = 1,
-                   .sections = {"seed", "model", "sft", "data.instruction", "data.max_post_tokens",
+                   .sections = {"seed", "model", "adapter", "sft", "data.instruction", "data.max_post_tokens",
                                 "data.max_reply_tokens"},
                    .reads_train = true,
                    .reads_dev = true},

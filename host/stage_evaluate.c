@@ -40,7 +40,7 @@ static Status open_evaluation(Evaluation *e, const char *policy_folder) {
   TRY(dataset_open(arena, dev ? context->dev : context->train, DATASET_POSTS, &e->data));
   TRY(prompt_load(arena, policy_folder, &e->codec, &unused));
   TRY(model_load(arena, &e->policy, context->backend, policy_folder, (ModelParts){0}, false, 0));
-  TRY(reward_model_load(arena, &e->reward, context->backend, context->input[STAGE_REWARD]));
+  TRY(reward_model_load(arena, &e->reward, context->backend, context->input[STAGE_REWARD], &e->policy));
   if (context->input[STAGE_WORLD])
     TRY(world_load(arena, path_join(arena, context->input[STAGE_WORLD], "world.json"), &e->world));
   if (e->settings->segmentation == SEGMENT_WORDS)

@@ -51,9 +51,10 @@ static Status open_stage(PpoStage *stage) {
   SamplingSettings unused;
   TRY(dataset_open(arena, context->train, DATASET_POSTS, &stage->train));
   TRY(prompt_load(arena, context->input[STAGE_SFT], &stage->codec, &unused));
-  TRY(reward_model_load(arena, &stage->reward, context->backend, context->input[STAGE_REWARD]));
   TRY(ppo_open(arena, &stage->ppo, context->experiment, context->backend, context->input[STAGE_SFT],
                context->input[STAGE_REWARD], sequence_max(&stage->codec), stage->codec.max_reply_tokens));
+  TRY(reward_model_load(arena, &stage->reward, context->backend, context->input[STAGE_REWARD],
+                        &stage->ppo.policy.model));
   return rollout_allocate(arena, &stage->rollout, &stage->ppo.policy.model, &stage->codec,
                           stage->settings->posts_per_step, stage->settings->samples_per_post);
 }

@@ -1,5 +1,9 @@
 /* Supervised fine-tuning: loss = -(1/R) sum of log p(token) over the R reply tokens of a batch. */
+#include <errno.h>
+#include <limits.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "examples.h"
 #include "progress.h"
@@ -50,7 +54,7 @@ static Status sft_config(const Sft *sft, DecoderConfig *config) {
   const Experiment *experiment = sft->context->experiment;
   const char *from = experiment->model_from;
   int tokens = tokenizer_vocab_size(sft->codec.tokenizer);
-  TRY(model_start(sft->context->arena, experiment->model_preset, from, config));
+  TRY(experiment_model(sft->context->arena, experiment, config));
   if (!from) config->vocab = tokens;
   if (config->vocab < tokens)
     return fail(
@@ -70,7 +74,13 @@ static Status sft_open_model(Sft *sft) {
   if (max_tokens < sequence_max(&sft->codec))
     return fail(INVALID, "sft.tokens_per_batch %d is less than the longest sequence, %d tokens; raise it",
                 max_tokens, sequence_max(&sft->codec));
-  if (experiment->model_from)
+  char base[PATH_MAX];
+  if (config.lora.rank) {
+    if (!realpath(experiment->model_from, base))
+      return fail(INVALID, "model.from %s: %s", experiment->model_from, strerror(errno));
+    TRY(model_create(context->arena, &sft->model, backend, &config, base, (ModelParts){0}, true,
+                     experiment->seed));
+  } else if (experiment->model_from)
     TRY(model_load(context->arena, &sft->model, backend, experiment->model_from, (ModelParts){0}, true, 0));
   else
     TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true,

@@ -1,10 +1,11 @@
 #include "statistics.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/philox.h"
 
-enum { EXACT_PAIRS = 16, PATTERNS = 1 << EXACT_PAIRS, MAX_TERMS = 300 };
+enum { EXACT_PAIRS = 16, PATTERNS = 1 << EXACT_PAIRS, MAX_TERMS = 300, RESAMPLES = 4000 };
 
 /* Continued fraction of the incomplete beta function, by Lentz's method (Numerical Recipes, 6.4). */
 static double beta_fraction(double a, double b, double x) {
@@ -92,6 +93,86 @@ double sign_flip_p(const double *differences, int count) {
     extreme += flipped_sum(differences, count, pattern) >= fabs(observed) - 1e-12 * scale;
   if (count > EXACT_PAIRS) return (extreme + 1.0) / (patterns + 1.0); /* the observed one is a pattern too */
   return (double)extreme / patterns;
+}
+
+double sign_test_p(const double *differences, int count) {
+  int rising = 0, falling = 0;
+  for (int i = 0; i < count; i++) {
+    rising += differences[i] > 0;
+    falling += differences[i] < 0;
+  }
+  if (count <= 0) return NAN;
+  int n = rising + falling, fewer = rising < falling ? rising : falling;
+  double choose = pow(0.5, n), sum = 0; /* C(n, k) / 2^n */
+  for (int k = 0; k <= fewer; k++) {
+    sum += choose;
+    choose = choose * (n - k) / (k + 1);
+  }
+  return fmin(1, 2 * sum);
+}
+
+double effect_size(const double *differences, int count) {
+  double mean = 0, squares = 0, largest = 0;
+  for (int i = 0; i < count; i++) mean += differences[i] / count;
+  for (int i = 0; i < count; i++) {
+    squares += (differences[i] - mean) * (differences[i] - mean);
+    largest = fmax(largest, fabs(differences[i]));
+  }
+  if (count < 2 || isnan(mean)) return NAN;
+  double deviation = sqrt(squares / (count - 1));
+  if (deviation <= 1e-12 * largest) return NAN; /* rounding of equal differences */
+  double correction = count > 2 ? 1 - 3.0 / (4.0 * (count - 1) - 1) : 1;
+  return correction * mean / deviation;
+}
+
+Bootstrap bootstrap_make(Arena *arena, int count) {
+  const RandomKey key = {.seed = 1, .use = RANDOM_BOOTSTRAP, .step = 1};
+  int *pick = NEW(arena, int, (size_t)RESAMPLES *(size_t)(count > 0 ? count : 1));
+  for (int r = 0; r < RESAMPLES; r++)
+    for (int i = 0; i < count; i++)
+      pick[r * count + i] = (int)random_below(key, (uint32_t)r, (uint32_t)i, (uint32_t)count);
+  return (Bootstrap){count, RESAMPLES, pick};
+}
+
+static int rising(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+/* The value below which the share lies, between neighbours by their distance. */
+static double percentile(const double *sorted, int count, double share) {
+  double at = share * (count - 1);
+  int below = (int)at, above = below + 1 < count ? below + 1 : below;
+  return sorted[below] + (at - below) * (sorted[above] - sorted[below]);
+}
+
+Interval bootstrap_95(const Bootstrap *bootstrap, const double *differences, double *p) {
+  int count = bootstrap->count, low = 0, high = 0;
+  double means[RESAMPLES], scale = 0;
+  Interval out = interval_95(differences, count);
+  *p = NAN;
+  if (count < 2 || isnan(out.mean)) return (Interval){out.mean, NAN, NAN};
+  for (int i = 0; i < count; i++) scale = fmax(scale, fabs(differences[i]));
+  for (int r = 0; r < bootstrap->resamples; r++) {
+    means[r] = 0;
+    for (int i = 0; i < count; i++) means[r] += differences[bootstrap->pick[r * count + i]];
+    means[r] /= count;
+    low += means[r] <= 1e-12 * scale; /* sums that should cancel may miss 0 by their last bits */
+    high += means[r] >= -1e-12 * scale;
+  }
+  qsort(means, (size_t)bootstrap->resamples, sizeof *means, rising);
+  out.low = percentile(means, bootstrap->resamples, 0.025);
+  out.high = percentile(means, bootstrap->resamples, 0.975);
+  *p = fmin(1, 2.0 * ((low < high ? low : high) + 1) / (bootstrap->resamples + 1));
+  return out;
+}
+
+double smallest_p(int pairs, int comparisons) { return fmin(1, comparisons * pow(0.5, pairs - 1)); }
+
+int pairs_needed(int comparisons) {
+  int pairs = 1;
+  while (smallest_p(pairs, comparisons) >= 0.05) pairs++;
+  return pairs;
 }
 
 void holm(double *p, int count) {

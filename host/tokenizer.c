@@ -1,200 +1,248 @@
-/* Encoding and decoding. A piece of n bytes starts as n tokens; the pair of neighbours with the lowest
- * rank is merged until none has one. Short pieces search the lowest rank directly, long ones keep a heap. */
+/* Encoding and decoding. */
 #include "tokenizer.h"
 
-#include <stdlib.h>
+#include <stdatomic.h>
 #include <string.h>
 
-#include "base/hash.h"
-#include "bpe.h"
+#include "tokenizer_parts.h"
+#include "unicode.h"
 
-enum { SCAN_LIMIT = 64, STACK_LIMIT = 1024 };
+enum { CACHE_SLOTS = 4096, CACHED_BYTES = 30, CACHED_TOKENS = 8, STACK_ROOM = 256 };
 
-static const uint32_t NO_RANK = UINT32_MAX;
+/* A piece and its tokens; one cache line. */
+typedef struct CachedPiece {
+  uint8_t length, tokens; /* length 0: empty */
+  char bytes[CACHED_BYTES];
+  int32_t token[CACHED_TOKENS];
+} CachedPiece;
 
-/* The slot of a pair; its rank is NO_RANK when the two do not merge. */
-static inline const BpeMerge *find_merge(const Tokenizer *t, int32_t left, int32_t right) {
-  uint32_t i = bpe_pair_hash(left, right) & t->merge_mask;
-  while (t->merge[i].rank != NO_RANK && (t->merge[i].left != left || t->merge[i].right != right))
-    i = (i + 1) & t->merge_mask;
-  return &t->merge[i];
+struct PieceCache {
+  atomic_flag busy;
+  CachedPiece slot[CACHE_SLOTS];
+};
+
+/* One text on its way. */
+typedef struct Encoding {
+  const Tokenizer *t;
+  PieceCache *cache; /* one that no other thread has, or NULL */
+  bool specials;
+  int32_t *out;
+  int max, count;
+  Arena arena;
+  int32_t *room; /* [room_size] for pieces that do not fit into out */
+  size_t room_size;
+} Encoding;
+
+int32_t find_token(const Tokenizer *t, const char *bytes, size_t length) {
+  uint32_t i = piece_hash(bytes, length) & t->by_bytes_mask;
+  for (; t->by_bytes[i] >= 0; i = (i + 1) & t->by_bytes_mask) {
+    const BpeToken *token = &t->token[t->by_bytes[i]];
+    if (token->length == length && memcmp(t->bytes + token->offset, bytes, length) == 0) break;
+  }
+  return t->by_bytes[i];
 }
 
-/* n <= SCAN_LIMIT tokens in place: rank[i] is the rank of the pair (i, i + 1). */
-static int merge_by_scan(const Tokenizer *t, int32_t *token, int n) {
-  uint32_t rank[SCAN_LIMIT];
-  for (int i = 0; i + 1 < n; i++) rank[i] = find_merge(t, token[i], token[i + 1])->rank;
-  while (n > 1) {
-    int best = 0;
-    uint32_t lowest = rank[0];
-    for (int i = 1; i < n - 1; i++) {
-      if (rank[i] < lowest) {
-        lowest = rank[i];
-        best = i;
+PieceCache *piece_caches_new(Arena *arena, int count) {
+  PieceCache *cache = NEW(arena, PieceCache, count);
+  for (int i = 0; i < count; i++) atomic_flag_clear(&cache[i].busy);
+  return cache;
+}
+
+static PieceCache *take_cache(const Tokenizer *t) {
+  for (int i = 0; i < PIECE_CACHES; i++)
+    if (!atomic_flag_test_and_set_explicit(&t->cache[i].busy, memory_order_acquire)) return &t->cache[i];
+  return NULL;
+}
+
+static void put_token(Encoding *e, int32_t token) {
+  if (e->count < e->max) e->out[e->count] = token;
+  e->count++;
+}
+
+static bool fits(const Encoding *e, size_t length) {
+  return e->count < e->max && (size_t)(e->max - e->count) >= length;
+}
+
+/* Room for the tokens of a piece that does not fit into out. */
+static int32_t *other_room(Encoding *e, size_t length) {
+  if (length > e->room_size) {
+    e->room_size = length > 2 * e->room_size ? length : 2 * e->room_size;
+    e->room = NEW(&e->arena, int32_t, e->room_size);
+  }
+  return e->room;
+}
+
+static void encode_piece(void *state, const char *piece, size_t length) {
+  Encoding *e = state;
+  CachedPiece *slot = NULL;
+  if (length <= CACHED_BYTES && e->cache) {
+    slot = &e->cache->slot[piece_hash(piece, length) & (CACHE_SLOTS - 1)];
+    if (slot->length == length && memcmp(slot->bytes, piece, length) == 0) {
+      if (fits(e, CACHED_TOKENS)) {
+        memcpy(e->out + e->count, slot->token, sizeof slot->token);
+        e->count += slot->tokens;
+      } else {
+        for (int i = 0; i < slot->tokens; i++) put_token(e, slot->token[i]);
       }
+      return;
     }
-    if (lowest == NO_RANK) break;
-    token[best] = find_merge(t, token[best], token[best + 1])->id;
-    int after = n - best - 2; /* tokens behind the pair */
-    memmove(token + best + 1, token + best + 2, (size_t)after * sizeof *token);
-    if (after > 0) memmove(rank + best, rank + best + 1, (size_t)after * sizeof *rank);
-    n--;
-    if (best > 0) rank[best - 1] = find_merge(t, token[best - 1], token[best])->rank;
-    if (best + 1 < n) rank[best] = find_merge(t, token[best], token[best + 1])->rank;
   }
-  return n;
+  bool in_place = fits(e, length);
+  int32_t *to = in_place ? e->out + e->count : other_room(e, length);
+  int tokens = e->t->kind == MODEL_BPE ? bpe_encode_piece(e->t, piece, length, to)
+                                       : wordpiece_encode_piece(e->t, piece, length, to);
+  if (slot && tokens <= CACHED_TOKENS) {
+    slot->length = (uint8_t)length;
+    slot->tokens = (uint8_t)tokens;
+    memcpy(slot->bytes, piece, length);
+    memcpy(slot->token, to, (size_t)tokens * sizeof *to);
+  }
+  if (in_place)
+    e->count += tokens;
+  else
+    for (int i = 0; i < tokens; i++) put_token(e, to[i]);
 }
 
-/* A pair that could merge; stale when the tokens at its place have changed since. */
-typedef struct Candidate {
-  uint32_t rank;
-  int32_t at; /* of the left token */
-  int32_t left, right;
-} Candidate;
-
-typedef struct Candidates {
-  Candidate *heap; /* lowest (rank, at) first */
-  int count;
-} Candidates;
-
-static bool candidate_before(const Candidate *a, const Candidate *b) {
-  return a->rank < b->rank || (a->rank == b->rank && a->at < b->at);
+/* Spaces become visible, and one is put in front; or a plain one is. */
+static void mark_spaces(const Tokenizer *t, const char *text, size_t length, bool first, Text *out) {
+  if (t->prefix_space) {
+    if (text[0] != ' ') text_add(out, " ", 1);
+    text_add(out, text, length);
+    return;
+  }
+  bool marked = text[0] == ' ' || (length >= 3 && memcmp(text, METASPACE, 3) == 0);
+  bool prefix = t->prefix == PREFIX_ALWAYS || (t->prefix == PREFIX_FIRST && first);
+  if (prefix && !marked) text_add(out, METASPACE, 3);
+  for (size_t i = 0; i < length; i++)
+    if (text[i] == ' ')
+      text_add(out, METASPACE, 3);
+    else
+      text_add(out, text + i, 1);
 }
 
-static void push_candidate(Candidates *c, Candidate new) {
-  int i = c->count++;
-  while (i > 0 && candidate_before(&new, &c->heap[(i - 1) / 2])) {
-    c->heap[i] = c->heap[(i - 1) / 2];
-    i = (i - 1) / 2;
+/* Normalized text without added tokens; first: the whole text begins with it. */
+static void encode_plain(Encoding *e, const char *text, size_t length, bool first) {
+  if (length == 0) return;
+  Text marked = {.arena = &e->arena};
+  if (e->t->metaspace || e->t->prefix_space) {
+    mark_spaces(e->t, text, length, first, &marked);
+    text = marked.data;
+    length = marked.length;
   }
-  c->heap[i] = new;
+  pieces_cut(e->t->pieces, text, length, encode_piece, e);
 }
 
-static Candidate pop_candidate(Candidates *c) {
-  Candidate top = c->heap[0], last = c->heap[--c->count];
-  int i = 0;
-  for (;;) {
-    int child = 2 * i + 1;
-    if (child >= c->count) break;
-    if (child + 1 < c->count && candidate_before(&c->heap[child + 1], &c->heap[child])) child++;
-    if (!candidate_before(&c->heap[child], &last)) break;
-    c->heap[i] = c->heap[child];
-    i = child;
+static void encode_section(Encoding *e, const char *text, size_t length, bool first) {
+  Text normal = {.arena = &e->arena};
+  if (normalize(e->t->normalizer, text, length, &normal)) {
+    text = normal.data;
+    length = normal.length;
   }
-  c->heap[i] = last;
-  return top;
+  AddedScan scan = {.set = &e->t->added[1], .text = text, .length = length};
+  const AddedToken *token;
+  do {
+    token = added_next(&scan, e->specials);
+    encode_plain(e, text + scan.plain, scan.plain_length, first && scan.plain == 0);
+    if (token) put_token(e, token->id);
+  } while (token);
 }
 
-static void propose(const Tokenizer *t, Candidates *c, const int32_t *token, int left, int right) {
-  const BpeMerge *merge = find_merge(t, token[left], token[right]);
-  if (merge->rank != NO_RANK) push_candidate(c, (Candidate){merge->rank, left, token[left], token[right]});
-}
-
-/* Any n, in n log n: tokens in a linked list, candidates in a heap. */
-static int merge_by_heap(const Tokenizer *t, int32_t *token, int n) {
-  Arena arena = {0};
-  int *before = NEW(&arena, int, n), *after = NEW(&arena, int, n);
-  /* n - 1 pairs at first, and each of at most n - 1 merges proposes two more */
-  Candidates candidates = {NEW(&arena, Candidate, 3 * (size_t)n), 0};
-  for (int i = 0; i < n; i++) {
-    before[i] = i - 1;
-    after[i] = i + 1 < n ? i + 1 : -1;
+static int encode(const Tokenizer *t, const char *text, size_t length, bool specials, int32_t *out, int max) {
+  int32_t small[STACK_ROOM];
+  Encoding e = {.t = t, .specials = specials, .out = out, .max = max, .room = small, .room_size = STACK_ROOM};
+  Text repaired = {.arena = &e.arena};
+  if (!t->byte_level && utf8_invalid_at(text, length) < length) {
+    unicode_add_repaired(&repaired, text, length);
+    text = repaired.data;
+    length = repaired.length;
   }
-  for (int i = 0; i + 1 < n; i++) propose(t, &candidates, token, i, i + 1);
-  while (candidates.count > 0) {
-    Candidate top = pop_candidate(&candidates);
-    int next = token[top.at] == top.left ? after[top.at] : -1;
-    if (next < 0 || token[next] != top.right) continue;
-    token[top.at] = find_merge(t, top.left, top.right)->id;
-    token[next] = -1; /* gone */
-    after[top.at] = after[next];
-    if (after[next] >= 0) before[after[next]] = top.at;
-    if (before[top.at] >= 0) propose(t, &candidates, token, before[top.at], top.at);
-    if (after[top.at] >= 0) propose(t, &candidates, token, top.at, after[top.at]);
-  }
-  int count = 0;
-  for (int i = 0; i >= 0; i = after[i]) token[count++] = token[i];
-  arena_free(&arena);
-  return count;
-}
-
-/* The token that is this piece and its whole encoding, or -1. */
-static int32_t find_whole(const Tokenizer *t, const char *piece, size_t length) {
-  if (!t->whole) return -1;
-  for (uint32_t i = (uint32_t)hash64(piece, length) & t->whole_mask; t->whole[i] >= 0;
-       i = (i + 1) & t->whole_mask) {
-    const BpeToken *token = &t->token[t->whole[i]];
-    if (token->length == length && memcmp(t->bytes + token->offset, piece, length) == 0) return t->whole[i];
-  }
-  return -1;
-}
-
-int bpe_encode_piece(const Tokenizer *t, const char *piece, size_t length, int32_t *out) {
-  int32_t whole = find_whole(t, piece, length);
-  if (whole >= 0) {
-    out[0] = whole;
-    return 1;
-  }
-  for (size_t i = 0; i < length; i++) out[i] = t->byte_id[(unsigned char)piece[i]];
-  return length <= SCAN_LIMIT ? merge_by_scan(t, out, (int)length) : merge_by_heap(t, out, (int)length);
-}
-
-void bpe_index_whole_tokens(Arena *arena, Tokenizer *t, bool ignore_merges) {
-  uint32_t size = 16;
-  while (size < 2 * (uint32_t)t->vocab_size) size *= 2;
-  int32_t *whole = NEW(arena, int32_t, size);
-  memset(whole, -1, size * sizeof *whole);
-  for (int32_t id = 0; id < t->vocab_size; id++) {
-    const BpeToken *token = &t->token[id];
-    int32_t encoded[SCAN_LIMIT];
-    if (token->length == 0 || token->length > SCAN_LIMIT) continue;
-    const char *bytes = t->bytes + token->offset;
-    bool whole_piece =
-        ignore_merges || (bpe_encode_piece(t, bytes, token->length, encoded) == 1 && encoded[0] == id);
-    if (!whole_piece) continue;
-    uint32_t i = (uint32_t)hash64(bytes, token->length) & (size - 1);
-    while (whole[i] >= 0) i = (i + 1) & (size - 1);
-    whole[i] = id;
-  }
-  t->whole_mask = size - 1;
-  t->whole = whole; /* set last: until here pieces were encoded without it */
+  e.cache = take_cache(t);
+  AddedScan scan = {.set = &t->added[0], .text = text, .length = length};
+  const AddedToken *token;
+  do {
+    token = added_next(&scan, specials);
+    if (scan.plain_length) encode_section(&e, text + scan.plain, scan.plain_length, scan.plain == 0);
+    if (token) put_token(&e, token->id);
+  } while (token);
+  if (e.cache) atomic_flag_clear_explicit(&e.cache->busy, memory_order_release);
+  arena_free(&e.arena);
+  return e.count;
 }
 
 int tokenizer_encode(const Tokenizer *t, const char *text, size_t length, int32_t *out, int max) {
-  int32_t small[STACK_LIMIT];
-  Arena arena = {0};
-  int32_t *token = small;
-  size_t room = STACK_LIMIT;
-  int count = 0;
-  const char *piece;
-  size_t piece_length;
-  PieceWalk walk = piece_walk(t->pieces, text, length);
-  while (piece_next(&walk, &piece, &piece_length)) {
-    if (piece_length > room) {
-      room = piece_length;
-      token = NEW(&arena, int32_t, room);
-    }
-    int tokens = bpe_encode_piece(t, piece, piece_length, token);
-    for (int i = 0; i < tokens && count + i < max; i++) out[count + i] = token[i];
-    count += tokens;
+  return encode(t, text, length, false, out, max);
+}
+
+int tokenizer_encode_marked(const Tokenizer *t, const char *text, size_t length, int32_t *out, int max) {
+  return encode(t, text, length, true, out, max);
+}
+
+/* ---- decoding ---- */
+
+typedef struct Decoding {
+  char *out;
+  size_t max, length;
+} Decoding;
+
+static void show(Decoding *d, const char *bytes, size_t length) {
+  if (d->length < d->max)
+    memcpy(d->out + d->length, bytes, d->max - d->length < length ? d->max - d->length : length);
+  d->length += length;
+}
+
+/* Scripts that have no spaces between words, and their punctuation. */
+static bool has_no_spaces(uint32_t code) {
+  return (code >= 0x3000 && code < 0x3100) || (code >= 0xFF00 && code < 0xFFF0) ||
+         (unicode_class[code] & IS_CJK);
+}
+
+/* The first code point of bytes, and the last. */
+static uint32_t first_code(const char *bytes, size_t length) {
+  size_t at = 0;
+  return utf8_next(bytes, length, &at);
+}
+
+static uint32_t last_code(const char *bytes, size_t length) {
+  size_t at = length - 1;
+  while (at > 0 && length - at < 4 && ((unsigned char)bytes[at] & 0xC0) == 0x80) at--;
+  return utf8_next(bytes, length, &at);
+}
+
+/* WordPiece keeps no spaces: one goes before each word, but none beside a script without spaces, nor before
+ * what closes a sentence. */
+static void show_word(const Tokenizer *t, Decoding *d, const char *bytes, size_t length, uint32_t *before) {
+  size_t mark = strlen(t->continuing);
+  bool continues = length > mark && memcmp(bytes, t->continuing, mark) == 0;
+  if (continues && *before) {
+    bytes += mark;
+    length -= mark;
   }
-  piece_walk_end(&walk);
-  arena_free(&arena);
-  return count;
+  uint32_t next = first_code(bytes, length);
+  bool closes = next < 0x80 && next && strchr(".,?!", (char)next);
+  if (*before && !continues && !closes && !has_no_spaces(*before) && !has_no_spaces(next)) show(d, " ", 1);
+  show(d, bytes, length);
+  *before = last_code(bytes, length);
 }
 
 size_t tokenizer_decode(const Tokenizer *t, const int32_t *tokens, int count, char *out, size_t max) {
-  size_t length = 0;
+  Decoding d = {out, max, 0};
+  uint32_t before = 0; /* the last code point of the word before */
+  bool first = t->strips_first_space;
   for (int i = 0; i < count; i++) {
     if (tokens[i] < 0 || tokens[i] >= t->vocab_size) continue; /* a padded vocabulary's rows mean nothing */
-    const BpeToken *token = &t->token[tokens[i]];
-    if (length < max) {
-      size_t fits = max - length < token->length ? max - length : token->length;
-      memcpy(out + length, t->bytes + token->offset, fits);
+    const BpeToken *shown = &t->shown[tokens[i]];
+    const char *bytes = t->bytes + shown->offset;
+    size_t length = shown->length;
+    if (length == 0) continue;
+    if (t->kind == MODEL_WORDPIECE) {
+      show_word(t, &d, bytes, length, &before);
+      continue;
     }
-    length += token->length;
+    bool strip = first && bytes[0] == ' ';
+    first = false;
+    show(&d, bytes + strip, length - strip);
   }
-  return length;
+  return d.length;
 }
 
 char *tokenizer_decode_text(const Tokenizer *t, Arena *arena, const int32_t *tokens, int count) {
@@ -203,10 +251,7 @@ char *tokenizer_decode_text(const Tokenizer *t, Arena *arena, const int32_t *tok
   tokenizer_decode(t, tokens, count, bytes, length);
   if (utf8_invalid_at(bytes, length) == length) return bytes;
   Text out = {.arena = arena};
-  for (size_t at = 0; at < length;) {
-    char code[4];
-    text_add(&out, code, (size_t)utf8_put(utf8_next(bytes, length, &at), code));
-  }
+  unicode_add_repaired(&out, bytes, length);
   return out.data;
 }
 
@@ -214,15 +259,7 @@ int tokenizer_vocab_size(const Tokenizer *t) { return t->vocab_size; }
 int32_t tokenizer_eos(const Tokenizer *t) { return t->eos; }
 int32_t tokenizer_sep(const Tokenizer *t) { return t->sep; }
 
-Status tokenizer_save(const Tokenizer *t, const char *path) {
-  return file_write(path, t->json, t->json_length);
-}
-
-Status tokenizer_load(Arena *arena, const char *path, Tokenizer **out) {
-  FileMap map;
-  TRY(file_map(path, &map));
-  size_t length = map.length;
-  const char *text = arena_strndup(arena, map.data, length);
-  file_unmap(&map);
-  return tokenizer_parse(arena, path, text, length, out);
+int tokenizer_start(const Tokenizer *t, const int32_t **tokens) {
+  *tokens = t->start;
+  return t->start_count;
 }

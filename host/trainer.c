@@ -5,6 +5,22 @@
 #include <string.h>
 #include <unistd.h>
 
+Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
+  const AdapterSettings *adapter = &experiment->adapter;
+  TRY(model_start(arena, experiment->model_preset, experiment->model_from, out));
+  if (adapter->rank == 0) return OK;
+  if (!experiment->model_from)
+    return fail(INVALID,
+                "adapter.rank is %d, but there is no \"model.from\" to adapt; name a model's folder, or "
+                "set adapter.rank to 0",
+                adapter->rank);
+  if (out->lora.rank)
+    return fail(INVALID, "model.from %s is an adapter itself; popalm export merges it into its base",
+                experiment->model_from);
+  out->lora = (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha};
+  return lora_targets_parse(adapter->targets, out, &out->lora);
+}
+
 ActivationsUse training_activations(const Experiment *experiment) {
   return experiment->recompute ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT;
 }

@@ -7,6 +7,9 @@
 #include "metrics.h"
 #include "models/model.h"
 
+/* The model that the SFT stage trains: the preset or model.from, with the adapter's shape. vocab is 0 where the
+ * tokenizer decides. */
+Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
 /* How the activations of a training stage are held. */
 ActivationsUse training_activations(const Experiment *experiment);
 

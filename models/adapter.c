@@ -134,9 +134,18 @@ static void merge_part(const DecoderConfig *c, LoraTarget target, float *weight,
     }
 }
 
-int adapter_merge(const Decoder *decoder, Arena *scratch, HostTensor *tensors, int count) {
-  static const char *const product_names[] = {"attention.qkv", "attention.proj", "mlp.up", "mlp.down"};
-  const DecoderConfig *c = &decoder->config;
+static const char *const product_names[] = {"attention.qkv", "attention.proj", "mlp.up", "mlp.down"};
+
+bool adapter_changes(const DecoderConfig *c, const char *tensor) {
+  for (int t = 0; t < LORA_TARGETS; t++) {
+    if (!c->lora.target[t]) continue;
+    const char *product = product_names[part_of(c, (LoraTarget)t).product], *at = strstr(tensor, product);
+    if (at && strcmp(at + strlen(product), ".weight") == 0) return true;
+  }
+  return false;
+}
+
+int adapter_merge(const DecoderConfig *c, Arena *scratch, HostTensor *tensors, int count) {
   for (int layer = 0; layer < c->layers; layer++)
     for (int t = 0; t < LORA_TARGETS; t++) {
       if (!c->lora.target[t]) continue;

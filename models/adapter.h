@@ -18,9 +18,10 @@ void adapter_forward(const Decoder *decoder, int layer, Product product, const L
 void adapter_backward(const Decoder *decoder, int layer, Product product, const LayerActivations *a,
                       const void *x, const void *dy, void *dx, void *dlow, int rows);
 
-/* Adds the adapter to the base weights of host tensors (all of the model's, in memory of their own) and takes
- * its own tensors out of the list, for an export without adapter: W += alpha / rank B A. Returns the new
- * count. */
-int adapter_merge(const Decoder *decoder, Arena *scratch, HostTensor *tensors, int count);
+/* Whether the model's adapter adds to the tensor of this name. */
+bool adapter_changes(const DecoderConfig *config, const char *tensor);
+/* Adds the adapter to the base weights of host tensors (all of the model's, those that change in memory of
+ * their own) and takes its own tensors out of the list: W += alpha / rank B A. Returns the new count. */
+int adapter_merge(const DecoderConfig *config, Arena *scratch, HostTensor *tensors, int count);
 
 #endif

@@ -1,7 +1,9 @@
 #include "models/config.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/text.h"
@@ -90,6 +92,31 @@ Status decoder_config_check(const char *path, const DecoderConfig *c) {
   return OK;
 }
 
+/* The target of this name, or LORA_TARGETS. */
+static LoraTarget target_named(const char *name, size_t length) {
+  int i = 0;
+  while (i < LORA_TARGETS &&
+         (strlen(lora_target_names[i]) != length || memcmp(lora_target_names[i], name, length) != 0))
+    i++;
+  return (LoraTarget)i;
+}
+
+Status lora_targets_parse(const char *text, const DecoderConfig *config, LoraConfig *out) {
+  for (const char *at = text;; at++) {
+    size_t length = strcspn(at, ",");
+    LoraTarget target = target_named(at, length);
+    if (target == LORA_TARGETS)
+      return fail(INVALID,
+                  "adapter.targets: \"%.*s\" is not a target; use qkv, q, k, v, proj, gate, up or down",
+                  (int)length, at);
+    if (target == LORA_GATE && config->activation != ACTIVATION_SWIGLU)
+      return fail(INVALID, "adapter.targets: this model's MLP has no \"gate\"; use \"up\"");
+    out->target[target] = true;
+    at += length;
+    if (!*at) return OK;
+  }
+}
+
 /* "lora": {"rank": 8, "alpha": 16, "targets": ["q", "v"]}, which may be missing */
 static Status parse_lora(const Json *json, const cJSON *object, LoraConfig *out) {
   const cJSON *lora = cJSON_GetObjectItemCaseSensitive(object, "lora");
@@ -168,6 +195,25 @@ Status decoder_preset_path(Arena *arena, const char *preset, const char **out) {
   return fail(INVALID,
               "model.preset \"%s\" is not in %s; name a file there, or give the path of a .json file", preset,
               POPALM_PRESETS);
+}
+
+static int is_preset(const struct dirent *entry) {
+  const char *dot = strrchr(entry->d_name, '.');
+  return dot && strcmp(dot, ".json") == 0;
+}
+
+int decoder_preset_names(Arena *arena, const char *const **out) {
+  struct dirent **entries;
+  int count = scandir(POPALM_PRESETS, &entries, is_preset, alphasort);
+  if (count < 0) return 0;
+  const char **names = NEW(arena, const char *, count + 1);
+  for (int i = 0; i < count; i++) {
+    names[i] = arena_strndup(arena, entries[i]->d_name, strlen(entries[i]->d_name) - strlen(".json"));
+    free(entries[i]);
+  }
+  free(entries);
+  *out = names;
+  return count;
 }
 
 Status decoder_config_read(Arena *arena, const char *preset, DecoderConfig *out) {

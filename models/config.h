@@ -45,11 +45,15 @@ typedef struct DecoderConfig {
   LoraConfig lora;
 } DecoderConfig;
 
+/* Sets the targets that text names, with commas; INVALID names the one that is unknown or missing. */
+Status lora_targets_parse(const char *text, const DecoderConfig *config, LoraConfig *out) CHECKED;
 /* Finds and reads models/presets/<preset>.json beside the program, or the path that preset is. vocab stays 0:
  * it comes from the tokenizer. */
 Status decoder_config_read(Arena *arena, const char *preset, DecoderConfig *out) CHECKED;
 /* The file decoder_config_read would read. */
 Status decoder_preset_path(Arena *arena, const char *preset, const char **out) CHECKED;
+/* The names of all presets, sorted. */
+int decoder_preset_names(Arena *arena, const char *const **out);
 /* An object of the same keys (with "vocab"), and back. */
 cJSON *decoder_config_json(const DecoderConfig *config);
 Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig *out) CHECKED;

@@ -2,19 +2,46 @@
 #include <math.h>
 #include <string.h>
 
+#include "models/adapter.h"
 #include "models/import.h"
 #include "models/model.h"
+
+/* Puts the base's tensors in the adapter's place; those that it adapts as merged copies. */
+static Status merge_adapter(Arena *arena, OwnModel *out) {
+  Checkpoint *adapter = &out->checkpoint, *base = &out->base;
+  const char *folder = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(adapter->meta, "base"));
+  if (!folder) return fail(INVALID, "%s: an adapter that names no base; train it again", adapter->path);
+  TRY(checkpoint_open(arena, path_join(arena, folder, "model.safetensors"), base));
+  HostTensor *tensors = NEW(arena, HostTensor, base->count + adapter->count);
+  for (int i = 0; i < base->count; i++) {
+    tensors[i] = base->tensors[i];
+    if (tensors[i].type != F32 || !adapter_changes(&out->config, tensors[i].name)) continue;
+    size_t count = (size_t)tensors[i].shape[0] * (size_t)tensors[i].shape[1];
+    float *copy = NEW(arena, float, count);
+    memcpy(copy, tensors[i].data, count * sizeof *copy);
+    tensors[i].data = copy;
+  }
+  memcpy(tensors + base->count, adapter->tensors, sizeof *tensors * (size_t)adapter->count);
+  adapter->count = adapter_merge(&out->config, arena, tensors, base->count + adapter->count);
+  adapter->tensors = tensors;
+  out->config.lora = (LoraConfig){0};
+  return OK;
+}
 
 Status export_open(Arena *arena, const char *folder, OwnModel *out) {
   *out = (OwnModel){0};
   TRY(checkpoint_open(arena, path_join(arena, folder, "model.safetensors"), &out->checkpoint));
   Status status = model_meta_parse(out->checkpoint.path, out->checkpoint.meta, &out->config);
+  if (status == OK && out->config.lora.rank) status = merge_adapter(arena, out);
   if (status == OK) status = family_of(&out->config, &out->family);
   if (status != OK) export_close(out);
   return status;
 }
 
-void export_close(OwnModel *model) { checkpoint_close(&model->checkpoint); }
+void export_close(OwnModel *model) {
+  checkpoint_close(&model->checkpoint);
+  checkpoint_close(&model->base);
+}
 
 /* The tensors of the outside with ours behind them. */
 typedef struct Export {

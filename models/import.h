@@ -43,9 +43,11 @@ Status import_write(Arena *arena, ForeignModel *model, const char *folder) CHECK
 /* The checks of import_write alone. */
 Status import_match(Arena *arena, ForeignModel *model) CHECKED;
 
-/* What an export needs: the description and the mapped weights of a folder of ours. */
+/* What an export needs: the description and the mapped weights of a folder of ours. Of an adapter: those of
+ * its base, with the adapter merged into the weights that it adapts. */
 typedef struct OwnModel {
   Checkpoint checkpoint;
+  Checkpoint base; /* of an adapter */
   DecoderConfig config;
   const Family *family;
 } OwnModel;

@@ -1,6 +1,7 @@
 #include "models/model.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "models/adapter.h"
 #include "safetensors.h"
@@ -37,7 +38,9 @@ static Status load_base(Arena *arena, Model *model, const char *base) {
 
 static Status allocate(Arena *arena, Model *model, Backend *backend, const char *base, ModelParts parts,
                        bool trainable) {
-  const Parameters *lender = parts.frozen_from ? &parts.frozen_from->parameters : NULL;
+  const Model *other = parts.frozen_from;
+  bool same = other && base && other->base && strcmp(other->base, base) == 0;
+  const Parameters *lender = same ? &other->parameters : NULL;
   TRY(parameters_allocate(&model->parameters, backend, trainable, lender));
   return model->decoder.config.lora.rank ? load_base(arena, model, base) : OK;
 }
@@ -132,7 +135,7 @@ Status model_save_merged(const Model *model, const char *folder) {
   Status status = parameters_download_all(&model->parameters, &arena, &tensors, &count);
   if (status == OK) {
     DecoderConfig config = model->decoder.config;
-    count = adapter_merge(&model->decoder, &arena, tensors, count);
+    count = adapter_merge(&config, &arena, tensors, count);
     config.lora = (LoraConfig){0};
     status = write_model(&arena, &config, NULL, folder, tensors, count);
   }

@@ -9,7 +9,8 @@ typedef struct Model Model;
 
 typedef struct ModelParts {
   bool reward_head, value_head;
-  const Model *frozen_from; /* whose frozen weights are used in place (it must live longer), or NULL */
+  const Model *frozen_from; /* a model that lives longer: where both adapt the same base, its frozen weights
+                               are used in place; or NULL */
 } ModelParts;
 
 struct Model {

@@ -41,12 +41,21 @@ static size_t lay_out(Parameters *parameters, bool frozen, size_t *matrices) {
   return at;
 }
 
-size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
-  size_t frozen = 0, total = 0, element = dtype_bytes(storage), each = element;
+static size_t padded_elements(const Parameters *parameters, bool frozen) {
+  size_t total = 0;
   for (int i = 0; i < parameters->count; i++)
-    *(parameters->list[i].frozen ? &frozen : &total) += padded(parameters->list[i].count);
+    if (parameters->list[i].frozen == frozen) total += padded(parameters->list[i].count);
+  return total;
+}
+
+size_t parameters_frozen_bytes(const Parameters *parameters, DType storage) {
+  return padded_elements(parameters, true) * dtype_bytes(storage);
+}
+
+size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
+  size_t element = dtype_bytes(storage), each = element;
   if (trainable) each += element + 2 * sizeof(float) + (storage == F32 ? 0 : sizeof(float));
-  return total * each + frozen * element;
+  return padded_elements(parameters, false) * each + parameters_frozen_bytes(parameters, storage);
 }
 
 size_t parameters_elements(const Parameters *parameters) {

@@ -53,6 +53,8 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool traina
                            const Parameters *lender) CHECKED;
 /* Device bytes that parameters_allocate takes. */
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable);
+/* Those of the frozen tensors among them. */
+size_t parameters_frozen_bytes(const Parameters *parameters, DType storage);
 /* Elements without padding: the model's size. */
 size_t parameters_elements(const Parameters *parameters);
 void parameters_free(Parameters *parameters);

@@ -30,7 +30,7 @@ function hover(svg) {
       if (series.classList.contains("hidden-arm")) continue;
       const near = points.reduce((a, b) => (Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a));
       const row = document.createElement("div"), key = document.createElement("span");
-      key.className = `key ${[...series.classList].find((name) => /^c\d$/.test(name))}`;
+      key.className = `key ${[...series.classList].find((name) => /^c\d+$/.test(name))}`;
       row.append(key, `${series.dataset.name} ${format(invert(y, near[1]))}`);
       tip.append(row);
     }

@@ -1,6 +1,6 @@
-/* The same experiment on two devices gives other samples: rounding differs, and one other token leads to
- * other replies. So what is compared are means over arms and seeds, within tolerances that hold between two
- * seeds on one device. */
+/* The same experiment on two devices gives other samples: rounding differs, and one other token leads to other
+ * replies. So what is compared are means over arms and seeds, within about twice the distance of two seeds of
+ * the quickstart on one device. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,10 +14,10 @@ typedef struct Metric {
 
 static const Metric metrics[] = {
     {"reward", NULL, "pair_accuracy", 0.04}, {"evaluate", "sft", "rouge_1@1", 0.05},
-    {"evaluate", "sft", "rouge_l@1", 0.05},  {"evaluate", "sft", "reply_length", 1.0},
-    {"evaluate", "sft", "ended", 0.03},      {"evaluate", "sft", "oracle_popularity", 0.15},
-    {"evaluate", "ppo", "rouge_1@1", 0.06},  {"evaluate", "ppo", "reply_length", 1.5},
-    {"evaluate", "ppo", "ended", 0.03},      {"evaluate", "ppo", "oracle_popularity", 0.15},
+    {"evaluate", "sft", "rouge_l@1", 0.05},  {"evaluate", "sft", "reply_length", 0.8},
+    {"evaluate", "sft", "ended", 0.03},      {"evaluate", "sft", "oracle_popularity", 0.03},
+    {"evaluate", "ppo", "rouge_1@1", 0.08},  {"evaluate", "ppo", "reply_length", 1.5},
+    {"evaluate", "ppo", "ended", 0.03},      {"evaluate", "ppo", "oracle_popularity", 0.03},
     {"evaluate", "ppo", "win_rate", 0.12},
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "batch.h"
+#include "models/import.h"
 #include "models/model.h"
 #include "testing.h"
 
@@ -25,8 +26,8 @@ static DecoderConfig config_of(bool llama) {
   return (DecoderConfig){.vocab = VOCAB,
                          .hidden = 16,
                          .layers = 2,
-                         .heads = 4,
-                         .kv_heads = llama ? 2 : 4,
+                         .heads = llama ? 4 : 2, /* GPT-2's heads fill the hidden size */
+                         .kv_heads = 2,
                          .head_dim = 8,
                          .mlp = 24,
                          .max_positions = 64,
@@ -60,8 +61,9 @@ static void open_fixture(Fixture *f, bool llama, Model *base) {
   for (int i = 0; i < 3; i++) assert_int_equal(make_folders(path_of(f, folders[i])), OK);
   assert_int_equal(model_save(base, path_of(f, "base")), OK);
   config.lora = every_target(llama);
-  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, ACTIVATIONS_KEPT),
-                   OK);
+  assert_int_equal(
+      activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, ACTIVATIONS_KEPT),
+      OK);
   assert_int_equal(model_rows_allocate(&f->rows, base, MAX_TOKENS, ACTIVATIONS_KEPT), OK);
   assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 8), OK);
   const int lengths[] = {11, 2, 17, 1, 7};
@@ -237,6 +239,34 @@ static void a_file_holds_the_adapter_and_names_its_base(void **state) {
   close_fixture(&f, &base);
 }
 
+static void an_export_holds_the_merged_weights(void **state) {
+  (void)state;
+  for (int llama = 0; llama < 2; llama++) {
+    Fixture f;
+    Model base, model;
+    open_fixture(&f, llama, &base);
+    adapt(&f, &model, llama, NULL, 0.3);
+    assert_int_equal(model_save(&model, path_of(&f, "adapter")), OK);
+    assert_int_equal(model_save_merged(&model, path_of(&f, "merged")), OK);
+    OwnModel exported;
+    Checkpoint merged;
+    assert_int_equal(export_open(&f.arena, path_of(&f, "adapter"), &exported), OK);
+    assert_int_equal(checkpoint_open(&f.arena, path_of(&f, "merged/model.safetensors"), &merged), OK);
+    assert_int_equal(exported.config.lora.rank, 0);
+    assert_int_equal(exported.checkpoint.count, merged.count);
+    for (int i = 0; i < merged.count; i++) {
+      const HostTensor *want = &merged.tensors[i], *got = checkpoint_tensor(&exported.checkpoint, want->name);
+      assert_non_null(got);
+      size_t count = (size_t)want->shape[0] * (size_t)(want->rank == 2 ? want->shape[1] : 1);
+      assert_memory_equal(got->data, want->data, count * sizeof(float));
+    }
+    checkpoint_close(&merged);
+    export_close(&exported);
+    model_free(&model);
+    close_fixture(&f, &base);
+  }
+}
+
 static void several_adapters_share_one_base(void **state) {
   (void)state;
   Fixture f;
@@ -278,6 +308,7 @@ int main(void) {
       cmocka_unit_test(merged_weights_equal_the_adapter),
       cmocka_unit_test(gradients_match_finite_differences),
       cmocka_unit_test(a_file_holds_the_adapter_and_names_its_base),
+      cmocka_unit_test(an_export_holds_the_merged_weights),
       cmocka_unit_test(several_adapters_share_one_base),
       cmocka_unit_test(an_adapter_without_a_base_is_refused),
   };

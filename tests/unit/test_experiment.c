@@ -180,6 +180,40 @@ static const struct {
      "\"evaluate.rouge_l@3\""},
     {"{" SYNTH ", \"ablate\": {\"arms\": {\"a\": {}}, \"seeds\": [1, 1]}}",
      "e.json:1:64: \"ablate.seeds\" is [1,1]; it must be a list of different whole numbers from 0"},
+    {"{" SYNTH ", \"ablate\": {\"grid\": {\"ppo.steps\": 5}}}",
+     "e.json:1:58: \"ppo.steps\" of the grid needs a list of values; write [0.5, 1]"},
+    {"{" SYNTH ", \"ablate\": {\"grid\": {\"ppo.steps\": [5, 6,\n5]}}}",
+     "e.json:2:1: the grid lists this value of \"ppo.steps\" twice; remove one"},
+    {"{" SYNTH ", \"ablate\": {\"grid\": {\"ppo.step\": [5]}}}",
+     "e.json:1:58: unknown key \"ppo.step\"; did you mean \"ppo.steps\"?"},
+    {"{" SYNTH ", \"ablate\": {\"grid\": {\"ppo.steps\": [5, 0]}}}",
+     "e.json:1:62: \"ppo.steps\" is 0; it must be a whole number from 1 to 100000000"},
+    {"{" SYNTH ", \"ablate\": {\"grid\": {\"device\": [\"cpu\"]}}}",
+     "e.json:1:45: \"device\" cannot differ between arms; move it out of \"ablate\""},
+    {"{" SYNTH ", \"ablate\": {\"grid\": {\"data.instruction\": [\"a b\", \"a c\", \"a-b\"]}}}",
+     "e.json:1:45: two arms would be called \"instruction=a-b\"; name them under \"arms\" instead"},
+    {"{" SYNTH ", \"ablate\": {\"grid\": {}}}",
+     "e.json:1:35: \"ablate\" needs arms; write \"arms\": {\"name\": {\"ppo.steps\": 100}}"},
+    {"{" SYNTH ", \"ablate\": {\"arms\": {\"a\": {}}, \"metric\": \"evaluate.rouge_l@4\"}}",
+     "e.json:1:65: \"ablate.metric\" is \"evaluate.rouge_l@4\", which no evaluation here has; did you mean "
+     "\"evaluate.rouge_l@1\"?"},
+    {"{" SYNTH ", \"ablate\": {\"arms\": {\"a\": {}, \"b\": {}}, \"baselines\": {\"b\": \"aa\"}}}",
+     "e.json:1:83: \"aa\" is no arm; did you mean \"a\"?"},
+    {"{" SYNTH ", \"ablate\": {\"arms\": {\"full\": {}, \"b\": {}}, \"baselines\": {\"fulll\": \"b\"}}}",
+     "e.json:1:81: \"fulll\" is no arm; did you mean \"full\"?"},
+    {"{\"preset\": \"release\"}",
+     "e.json:1:12: \"preset\" is \"release\"; did you mean \"released\"? It must be \"paper\" or "
+     "\"released\" or "
+     "null"},
+    {"{" SYNTH ", \"ppo\": {\"curriculum\": null, \"minibatch\": 10}}",
+     "e.json:1:66: \"ppo.minibatch\" 10 does not divide the 16 x 3 = 48 samples of a step; use 8 or 12"},
+    {"{" SYNTH ", \"reward\": {\"holdout\": 0}, \"gates\": {\"reward_accuracy\": 0.6}}",
+     "e.json:1:80: \"gates.reward_accuracy\" is about held-out pairs, but \"reward.holdout\" is 0; hold some "
+     "out"},
+    {"{" SYNTH ", \"gates\": {\"perplexity\": 0.5}}",
+     "e.json:1:49: \"gates.perplexity\" is 0.5, but no perplexity is below 1; use a number above 1, or 0 for "
+     "no "
+     "gate"},
 };
 
 static void wrong_files_are_refused_in_one_exact_line(void **state) {
@@ -293,6 +327,56 @@ static void the_released_preset_changes_defaults_only(void **state) {
   arena_free(&arena);
 }
 
+/* The whole preset: what the released code does otherwise, and nothing that the file says. */
+static void the_released_preset_of_a_file_holds_for_all_sections(void **state) {
+  (void)state;
+  Arena arena = {0};
+  ExperimentFile file;
+  Experiment e =
+      only(&arena, "{" SYNTH ", \"preset\": \"released\", \"ppo\": {\"minibatch\": 4}}", NULL, 0, &file);
+  assert_int_equal(e.reward.orient, ORIENT_AS_LISTED);
+  assert_int_equal(e.reward.input, INPUT_REPLY_POST);
+  assert_true(e.reward.epochs == 20 && e.reward.pairs_per_batch == 64 && e.reward.optimizer.lr == 2e-5);
+  assert_true(e.ppo.posts_per_step == 4 && e.ppo.samples_per_post == 3 && e.ppo.steps == 1257);
+  assert_int_equal(e.ppo.minibatch, 4);
+  assert_int_equal(e.ppo.curriculum.rank, RANK_POST);
+  assert_true(e.ppo.curriculum.pace_absolute);
+  assert_true(ranked_samples(&e.ppo) == 4);
+  assert_null(cJSON_GetObjectItem(file.resolved, "preset")); /* it has become values */
+  experiment_free(&file);
+  e = only(&arena,
+           "{" SYNTH ", \"preset\": \"released\", \"ppo\": {\"curriculum\": {\"preset\": \"paper\"}}}", NULL,
+           0, &file);
+  assert_int_equal(e.ppo.posts_per_step, 4);
+  assert_int_equal(e.ppo.curriculum.rank, RANK_BATCH); /* the nearer preset holds */
+  experiment_free(&file);
+  const Override override = {"preset", "paper"};
+  e = only(&arena, "{" SYNTH ", \"preset\": \"released\"}", &override, 1, &file);
+  assert_int_equal(e.ppo.posts_per_step, 16);
+  experiment_free(&file);
+  arena_free(&arena);
+}
+
+/* Every row of the presets is of a known key and changes its default to a value that the key accepts. */
+static void presets_change_defaults_to_values_that_are_accepted(void **state) {
+  (void)state;
+  int rows = 0;
+  for (int p = 0; experiment_preset_names[p]; p++)
+    for (int i = 0; i < experiment_key_count; i++) {
+      const char *value = experiment_preset_value(experiment_preset_names[p], experiment_keys[i].path);
+      if (!value) continue;
+      Arena arena = {0};
+      ExperimentFile file;
+      const Override override = {experiment_keys[i].path, value};
+      assert_string_not_equal(value, experiment_keys[i].fallback);
+      only(&arena, "{" SYNTH ", \"ppo\": {\"minibatch\": 2}}", &override, 1, &file);
+      experiment_free(&file);
+      arena_free(&arena);
+      rows++;
+    }
+  assert_int_equal(rows, 8); /* all of them: none names a key that is not there */
+}
+
 static void null_switches_parts_of_the_curriculum_off(void **state) {
   (void)state;
   Arena arena = {0};
@@ -309,6 +393,10 @@ static void null_switches_parts_of_the_curriculum_off(void **state) {
   assert_true(cJSON_Compare(plain.resolved, none.resolved, true)); /* so both have one stage key */
   experiment_free(&plain);
   experiment_free(&none);
+  const Override five = {"ppo.minibatch", "5"}; /* need not divide what a curriculum leaves */
+  e = only(&arena, "{" SYNTH "}", &five, 1, &plain);
+  assert_int_equal(e.ppo.minibatch, 5);
+  experiment_free(&plain);
   const Override override = {"ppo.curriculum.rank.keep", "0.5"};
   e = only(&arena, "{" SYNTH ", \"ppo\": {\"curriculum\": null}}", &override, 1, &plain);
   assert_int_equal(e.ppo.curriculum.rank, RANK_BATCH); /* a key under null brings back its own part alone */
@@ -392,6 +480,41 @@ static void ablations_expand_to_arms_and_seeds(void **state) {
   arena_free(&arena);
 }
 
+static void a_grid_expands_to_named_cells_beside_the_arms(void **state) {
+  (void)state;
+  Arena arena = {0};
+  ExperimentFile file, again;
+  put_file(
+      "e.json",
+      "{" SYNTH
+      ", \"ablate\": {\"arms\": {\"ppo\": {\"ppo.curriculum\": null}}, \"baseline\": "
+      "\"pace.kind=none,keep=0.5\",\n \"grid\": {\"ppo.curriculum.pace.kind\": [\"none\", \"reward_prob\"], "
+      "\"ppo.curriculum.rank.keep\": [0.333, 0.5], \"ppo.kl.kind\": [\"fixed\"], \"ppo.curriculum.enhance\": "
+      "[null, {}]}, \"seeds\": [4, 2]}}");
+  const Override baseline = {"ablate.baseline", "pace.kind=none,keep=0.5,kl.kind=fixed,enhance=null"};
+  if (read_file(&arena, "e.json", &baseline, 1, &file) != OK) fail_msg("%s", error_message());
+  assert_int_equal(file.arm_count, 1 + 8);
+  assert_int_equal(file.run_count, 18);
+  assert_string_equal(file.runs[0].arm, "ppo");
+  assert_string_equal(file.runs[2].arm, "pace.kind=none,keep=0.333,kl.kind=fixed,enhance=null");
+  assert_string_equal(file.runs[17].arm, "pace.kind=reward_prob,keep=0.5,kl.kind=fixed,enhance=value2");
+  const Experiment *e = &file.runs[17].experiment;
+  assert_true(e->ppo.curriculum.rank_keep == 0.5 && e->seed == 2);
+  assert_int_equal(e->ppo.curriculum.enhance, ENHANCE_ROUGE_L);
+  assert_int_equal(file.runs[2].experiment.ppo.curriculum.enhance, ENHANCE_NONE);
+  assert_int_equal(file.runs[2].experiment.ppo.curriculum.pace, PACE_NONE);
+  char *text = cJSON_Print(file.resolved); /* lists the cells as arms, and so gives the same runs */
+  put_file("e.json", text);
+  if (read_file(&arena, "e.json", NULL, 0, &again) != OK) fail_msg("%s", error_message());
+  assert_true(cJSON_Compare(file.resolved, again.resolved, true));
+  for (int i = 0; i < file.run_count; i++)
+    assert_true(cJSON_Compare(file.runs[i].experiment.resolved, again.runs[i].experiment.resolved, true));
+  cJSON_free(text);
+  experiment_free(&file);
+  experiment_free(&again);
+  arena_free(&arena);
+}
+
 /* Resolving what was resolved changes nothing: experiment.json says all there is to say. */
 static void resolved_experiments_resolve_to_themselves(void **state) {
   (void)state;
@@ -455,11 +578,14 @@ int main(void) {
       cmocka_unit_test(defaults_are_the_papers),
       cmocka_unit_test(synthetic_defaults_are_the_worlds),
       cmocka_unit_test(the_released_preset_changes_defaults_only),
+      cmocka_unit_test(the_released_preset_of_a_file_holds_for_all_sections),
+      cmocka_unit_test(presets_change_defaults_to_values_that_are_accepted),
       cmocka_unit_test(null_switches_parts_of_the_curriculum_off),
       cmocka_unit_test(later_layers_win),
       cmocka_unit_test(an_object_in_place_of_null_starts_from_the_defaults),
       cmocka_unit_test(paths_start_at_the_file_that_says_them),
       cmocka_unit_test(ablations_expand_to_arms_and_seeds),
+      cmocka_unit_test(a_grid_expands_to_named_cells_beside_the_arms),
       cmocka_unit_test(resolved_experiments_resolve_to_themselves),
       cmocka_unit_test(the_table_is_sound),
       cmocka_unit_test(the_committed_schema_and_reference_are_the_tables),

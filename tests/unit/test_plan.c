@@ -27,12 +27,16 @@ static Status fake(const StageContext *context, StageId id) {
   calls[id]++;
   if (id == failing) return fail(failure, "the fake stage was told so");
   if (id == STAGE_WORLD) return write_in(context, "train.json", "made");
+  if (id == STAGE_SFT)
+    return write_in(context, "metrics.jsonl",
+                    "{\"step\":1,\"dev_perplexity\":99}\n{\"step\":2,\"dev_perplexity\":20.5}\n");
   if (id == STAGE_REWARD) return write_in(context, "reward.json", "{\"pair_accuracy\": 0.75, \"shift\": 1}");
   if (id != STAGE_EVALUATE_SFT && id != STAGE_EVALUATE_PPO) return OK;
   double reward =
       (double)context->experiment->seed + (id == STAGE_EVALUATE_PPO ? context->experiment->ppo.steps : 0);
-  return write_in(context, "evaluate.json",
-                  arena_print(context->arena, "{\"reward\": %g, \"bleu_4@1\": 0.5}", reward));
+  return write_in(
+      context, "evaluate.json",
+      arena_print(context->arena, "{\"reward\": %g, \"bleu_4@1\": 0.5, \"ended\": 0.25}", reward));
 }
 
 static Status fake_world(const StageContext *c) { return fake(c, STAGE_WORLD); }
@@ -293,12 +297,107 @@ static void results_hold_every_run_and_compare_the_arms(void **state) {
   assert_true(number(b2, "seed") == 2 && number(cJSON_GetObjectItem(b2, "reward"), "pair_accuracy") == 0.75);
   assert_true(number(cJSON_GetObjectItem(evaluate, "sft"), "reward") == 2);
   assert_true(number(cJSON_GetObjectItem(evaluate, "ppo"), "reward") == 4);
-  assert_int_equal(cJSON_GetArraySize(comparison), 6); /* 3 arms x 2 metrics, the chosen metric first */
+  assert_int_equal(cJSON_GetArraySize(comparison), 9); /* 3 arms x 3 metrics, the chosen metric first */
   const cJSON *a = cJSON_GetArrayItem(comparison, 0), *b = cJSON_GetArrayItem(comparison, 1);
   assert_string_equal(cJSON_GetObjectItem(a, "metric")->valuestring, "reward");
   assert_null(cJSON_GetObjectItem(a, "p_value"));
   assert_true(number(a, "mean") == 2.5 && number(b, "mean") == 3.5 && number(b, "difference") == 1);
   assert_true(number(b, "p_value") == 0.5 && number(b, "p_holm") == 1);
+  assert_true(number(b, "p_sign") == 0.5 && number(b, "p_bootstrap") < 0.01 && number(b, "wins") == 2);
+  assert_true(cJSON_GetArrayItem(cJSON_GetObjectItem(b, "bootstrap_ci95"), 1)->valuedouble == 1);
+  assert_true(cJSON_IsNull(cJSON_GetObjectItem(b, "effect_size"))); /* equal differences have no spread */
+  assert_string_equal(
+      cJSON_GetObjectItem(root, "warning")->valuestring,
+      "2 seeds cannot tell 2 arms from their baseline: after Holm's correction the smallest possible p "
+      "is 1; 7 seeds can give one below 0.05");
+  cJSON_Delete(root);
+  unmake(&made);
+}
+
+/* A gate stops the runs that use the stage, before what comes after it; the reason stands in results.json. */
+static void a_gate_stops_runs_with_a_reason(void **state) {
+  (void)state;
+  static const struct {
+    const char *gates, *reason;
+    int rewards, ppos;
+  } rows[] = {
+      {"\"perplexity\": 20", "the held-out perplexity of the SFT model is 20.5, above the gate's 20; train",
+       0, 0},
+      {"\"reward_accuracy\": 0.76",
+       "the reward model's accuracy on held-out pairs is 0.75, below the gate's 0.76; ", 1, 0},
+      {"\"ended\": 0.5", "the share of the SFT model's replies that end is 0.25, below the gate's 0.5; ", 1,
+       0},
+      {"\"perplexity\": 20.5, \"reward_accuracy\": 0.75, \"ended\": 0.25", NULL, 1, 1},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    fresh(NULL);
+    Made made;
+    char text[512];
+    snprintf(text, sizeof text, "{" FILES ", \"gates\": {%s}}", rows[i].gates);
+    run_plan(&made, text, OK);
+    assert_int_equal(calls[STAGE_REWARD], rows[i].rewards);
+    assert_int_equal(calls[STAGE_PPO], rows[i].ppos);
+    assert_true((plan_all_stopped(&made.plan) != NULL) == (rows[i].reason != NULL));
+    cJSON *root = cJSON_Parse(read_text(&made.arena, "runs/e/results.json"));
+    const cJSON *run = cJSON_GetArrayItem(cJSON_GetObjectItem(root, "runs"), 0),
+                *stopped = cJSON_GetObjectItem(run, "stopped");
+    assert_true((stopped != NULL) == (rows[i].reason != NULL));
+    if (stopped) {
+      const char *reason = cJSON_GetObjectItem(stopped, "reason")->valuestring;
+      if (strncmp(reason, rows[i].reason, strlen(rows[i].reason)) != 0) fail_msg("%s", reason);
+      assert_null(cJSON_GetObjectItem(cJSON_GetObjectItem(run, "evaluate"), "ppo"));
+    }
+    cJSON_Delete(root);
+    unmake(&made);
+  }
+}
+
+/* Arms with gates of their own: one is stopped, the others are compared without it; what it left before is
+ * not used. */
+static void a_gate_stops_its_arm_alone(void **state) {
+  (void)state;
+#define GATED(gate)                                                              \
+  "{" FILES ", \"ablate\": {\"arms\": {\"a\": {}, \"b\": {\"ppo.steps\": 5" gate \
+  "}, \"c\": {\"ppo.steps\": 7}}, "                                              \
+  "\"seeds\": [1, 2]}}"
+  Made made;
+  run_plan(&made, GATED(""), OK);
+  assert_int_equal(calls[STAGE_PPO], 6);
+  unmake(&made);
+  run_plan(&made, GATED(", \"gates.ended\": 0.9"), OK);
+  assert_int_equal(calls[STAGE_PPO], 6); /* a gate is part of no key */
+  assert_null(plan_all_stopped(&made.plan));
+  cJSON *root = cJSON_Parse(read_text(&made.arena, "runs/e/results.json"));
+  const cJSON *comparison = cJSON_GetObjectItem(root, "comparison"), *b = cJSON_GetArrayItem(comparison, 1),
+              *c = cJSON_GetArrayItem(comparison, 2);
+  assert_true(number(b, "seeds") == 0 && number(b, "pairs") == 0 && number(c, "pairs") == 2);
+  assert_true(cJSON_IsNull(cJSON_GetObjectItem(b, "mean")) && cJSON_IsNull(cJSON_GetObjectItem(b, "p_holm")));
+  assert_true(number(c, "p_holm") == number(c, "p_value")); /* the only comparison that is left */
+  cJSON_Delete(root);
+  unmake(&made);
+}
+
+/* Arms with a baseline of their own, as the one with the same label noise; a baseline is not compared itself.
+ */
+static void arms_may_have_baselines_of_their_own(void **state) {
+  (void)state;
+  Made made;
+  run_plan(&made,
+           "{" FILES
+           ", \"ablate\": {\"arms\": {\"p1\": {\"ppo.steps\": 1}, \"p2\": {\"ppo.steps\": 10}, \"c1\": "
+           "{\"ppo.steps\": 3}, \"c2\": {\"ppo.steps\": 14}}, \"seeds\": [1, 2], \"baselines\": {\"c2\": "
+           "\"p2\"}}}",
+           OK);
+  cJSON *root = cJSON_Parse(read_text(&made.arena, "runs/e/results.json"));
+  const cJSON *rows = cJSON_GetObjectItem(root, "comparison"), *c1 = cJSON_GetArrayItem(rows, 2),
+              *c2 = cJSON_GetArrayItem(rows, 3);
+  assert_null(cJSON_GetObjectItem(cJSON_GetArrayItem(rows, 1), "baseline"));
+  assert_string_equal(cJSON_GetObjectItem(c1, "baseline")->valuestring, "p1");
+  assert_string_equal(cJSON_GetObjectItem(c2, "baseline")->valuestring, "p2");
+  assert_true(number(c1, "difference") == 2 && number(c2, "difference") == 4);
+  assert_true(number(c2, "p_value") == 0.5 && number(c2, "p_holm") == 1); /* two comparisons */
+  assert_non_null(
+      strstr(cJSON_GetObjectItem(root, "warning")->valuestring, "cannot tell 2 arms from their baseline"));
   cJSON_Delete(root);
   unmake(&made);
 }
@@ -354,9 +453,9 @@ static void until_stops_after_a_stage(void **state) {
   unmake(&made);
 }
 
-/* A child holds the lock of the first stage for a while; it dies without letting go, which frees the lock. */
-static void a_stage_that_another_process_computes_is_waited_for(void **state) {
-  (void)state;
+/* A child holds the lock of the first stage for a while; it dies without letting go, which frees the lock. A
+ * folder that is removed meanwhile, as popalm clean does, is made again: its lock is another one. */
+static void wait_for_other(bool folder_goes) {
   Made made;
   make(&made, "{" FILES "}");
   assert_int_equal(make_folders(made.plan.stages[0].folder), OK);
@@ -367,18 +466,30 @@ static void a_stage_that_another_process_computes_is_waited_for(void **state) {
     int fd = open(made.plan.stages[0].folder, O_RDONLY | O_DIRECTORY);
     bool locked = fd >= 0 && flock(fd, LOCK_EX) == 0 && write(ready[1], "x", 1) == 1;
     usleep(500000);
+    if (folder_goes) locked = locked && rmdir(made.plan.stages[0].folder) == 0;
     if (locked) kill(getpid(), SIGKILL);
     _exit(1);
   }
   char byte;
   assert_int_equal(read(ready[0], &byte, 1), 1);
   double started = seconds_now();
-  assert_int_equal(plan_run(&made.arena, &made.plan), OK);
+  Status status = plan_run(&made.arena, &made.plan);
+  if (status != OK) fail_msg("%s", error_message());
   assert_true(seconds_now() - started > 0.3);
   waitpid(child, NULL, 0);
   close(ready[0]);
   close(ready[1]);
   unmake(&made);
+}
+
+static void a_stage_that_another_process_computes_is_waited_for(void **state) {
+  (void)state;
+  wait_for_other(false);
+}
+
+static void a_folder_that_is_removed_while_it_is_waited_for_is_made_again(void **state) {
+  (void)state;
+  wait_for_other(true);
 }
 
 static void arms_that_are_no_more_lose_their_links(void **state) {
@@ -417,10 +528,14 @@ int main(void) {
       cmocka_unit_test_setup(the_backend_is_part_of_keys_that_depend_on_it, fresh),
       cmocka_unit_test_setup(a_second_run_computes_nothing_and_gives_the_same_bytes, fresh),
       cmocka_unit_test_setup(results_hold_every_run_and_compare_the_arms, fresh),
+      cmocka_unit_test_setup(a_gate_stops_runs_with_a_reason, fresh),
+      cmocka_unit_test_setup(a_gate_stops_its_arm_alone, fresh),
+      cmocka_unit_test_setup(arms_may_have_baselines_of_their_own, fresh),
       cmocka_unit_test_setup(a_failed_or_interrupted_stage_leaves_no_marker_and_runs_again, fresh),
       cmocka_unit_test_setup(a_damaged_marker_is_refused_by_name, fresh),
       cmocka_unit_test_setup(until_stops_after_a_stage, fresh),
       cmocka_unit_test_setup(a_stage_that_another_process_computes_is_waited_for, fresh),
+      cmocka_unit_test_setup(a_folder_that_is_removed_while_it_is_waited_for_is_made_again, fresh),
       cmocka_unit_test_setup(arms_that_are_no_more_lose_their_links, fresh),
       cmocka_unit_test_setup(lengths_that_the_model_cannot_hold_are_refused, fresh),
   };

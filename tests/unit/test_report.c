@@ -226,6 +226,71 @@ static void a_weak_reward_model_is_pointed_out(void **state) {
   arena_free(&arena);
 }
 
+/* Three arms: each stands under its verdict; what too few seeds cannot tell is said beside the answer. */
+static void every_arm_has_a_verdict(void **state) {
+  (void)state;
+  Arena arena = {0};
+  put("experiment.json",
+      "{\"name\":\"three\",\"ablate\":{\"arms\":{\"base\":{},\"up\":{},\"down\":{},\"same\":{},\"own\":{}},"
+      "\"baseline\":\"base\",\"baselines\":{\"own\":\"same\"}}}");
+  static const char *const arms[] = {"base", "up", "down", "same", "own"};
+  for (int a = 0; a < 5; a++)
+    for (int seed = 1; seed <= 2; seed++) put_run(arms[a], seed, 0.5 + (a == 1) - (a == 2) * 0.25);
+  put("results.json",
+      "{\"comparison\":[{\"arm\":\"base\",\"metric\":\"reward\",\"mean\":0.5},"
+      "{\"arm\":\"up\",\"metric\":\"reward\",\"mean\":1.5,\"baseline\":\"base\",\"difference\":1,\"p_holm\":"
+      "0.01,"
+      "\"effect_size\":2.5,\"wins\":2,\"pairs\":2},"
+      "{\"arm\":\"down\",\"metric\":\"reward\",\"mean\":0.25,\"baseline\":\"base\",\"difference\":-0.25,\"p_"
+      "holm\":0.02},"
+      "{\"arm\":\"same\",\"metric\":\"reward\",\"mean\":0.5},"
+      "{\"arm\":\"own\",\"metric\":\"reward\",\"mean\":0.5,\"baseline\":\"same\",\"difference\":0,\"p_holm\":"
+      "1}],"
+      "\"warning\":\"2 seeds cannot tell <anything>\"}");
+  const char *page = write_and_read(&arena), *answer = strstr(page, "<section class=\"answer\">");
+  assert_well_formed(page);
+  const char *const order[] = {"Significantly higher than the baseline: ",
+                               "</i>up",
+                               "Significantly lower: ",
+                               "</i>down",
+                               "No difference shown: ",
+                               "</i>own",
+                               "2 seeds cannot tell &lt;anything&gt;.",
+                               "</section>"};
+  const char *at = strstr(answer, "class=\"verdicts\"");
+  for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
+    if (!at || !(at = strstr(at, order[i]))) fail_msg("%s is missing or not in its place", order[i]);
+  }
+  assert_non_null(strstr(page, "<b class=\"good\">higher</b></td><td>1.500"));
+  assert_non_null(strstr(page, "<small>to same</small>")); /* its own baseline */
+  assert_non_null(strstr(page, "<td>2.500</td><td>2 of 2</td>"));
+  assert_int_equal(count_of(page, "<td>a baseline</td>"), 2);
+  arena_free(&arena);
+}
+
+/* A run that a gate has stopped: the reason is shown, and what it had left before does not count. */
+static void a_stopped_run_is_shown_with_its_reason(void **state) {
+  (void)state;
+  Arena arena = {0};
+  put("experiment.json", "{\"name\":\"gated\"}");
+  Text runs = {.arena = &arena};
+  for (int seed = 1; seed <= 5; seed++) {
+    put_run("main", seed, seed == 5 ? 0.25 : 9);
+    text_print(&runs, "%s{\"arm\":\"main\",\"seed\":%d%s}", seed > 1 ? "," : "", seed,
+               seed == 5 ? "" : ",\"stopped\":{\"gate\":\"ended\",\"reason\":\"too <few> end\"}");
+  }
+  put("results.json", "{\"runs\":[%s],\"comparison\":[]}", runs.data);
+  const char *page = write_and_read(&arena);
+  assert_well_formed(page);
+  assert_non_null(
+      strstr(page,
+             "Stopped by a gate: too &lt;few&gt; end. It stopped main seed 1, main seed 2, main seed 3 "
+             "and 1 more runs."));
+  const char *answer = strstr(page, "<section class=\"answer\">");
+  assert_non_null(strstr(answer, "<b>0.250</b>")); /* the mean of the one that went on */
+  arena_free(&arena);
+}
+
 static void a_run_that_has_only_begun_has_a_report(void **state) {
   (void)state;
   Arena arena = {0};
@@ -274,6 +339,8 @@ int main(void) {
       cmocka_unit_test_setup(the_answer_names_the_best_arm_and_its_significance, empty_root),
       cmocka_unit_test_setup(arms_stand_in_the_order_of_the_experiment, empty_root),
       cmocka_unit_test_setup(a_weak_reward_model_is_pointed_out, empty_root),
+      cmocka_unit_test_setup(every_arm_has_a_verdict, empty_root),
+      cmocka_unit_test_setup(a_stopped_run_is_shown_with_its_reason, empty_root),
       cmocka_unit_test_setup(a_run_that_has_only_begun_has_a_report, empty_root),
       cmocka_unit_test_setup(a_folder_without_a_run_is_named, empty_root),
       cmocka_unit_test(numbers_are_short),

@@ -101,6 +101,90 @@ static void holm_steps_down_and_never_falls(void **state) {
   near(equal[2], 0, 0);
 }
 
+static void the_sign_test_is_the_binomial_one(void **state) {
+  (void)state;
+  const double eight_of_ten[] = {1, 2, 1, 3, 1, 1, 5, 1, -1, -9};
+  near(sign_test_p(eight_of_ten, 10), 0.109375, 1e-15); /* 2 (1 + 10 + 45) / 1024 */
+  const double with_zeros[] = {1, 0, 2, 3, 0, 4};
+  near(sign_test_p(with_zeros, 6), 0.125, 1e-15); /* four of four */
+  const double even[] = {1, -1}, zero[] = {0};
+  near(sign_test_p(even, 2), 1, 0);
+  near(sign_test_p(zero, 1), 1, 0);
+  assert_true(isnan(sign_test_p(even, 0)));
+}
+
+static void the_effect_size_is_hedges(void **state) {
+  (void)state;
+  const double values[] = {1, 2, 3, 4, 5}; /* 3 / sqrt(2.5), corrected by 1 - 3 / 15 */
+  near(effect_size(values, 5), 0.8 * 3 / sqrt(2.5), 1e-12);
+  const double same[] = {0.1, 0.1, 0.1};
+  assert_true(isnan(effect_size(same, 3)));
+  assert_true(isnan(effect_size(values, 1)));
+  const double falling[] = {-1, -2};
+  near(effect_size(falling, 2), -1.5 / sqrt(0.5), 1e-12);
+}
+
+/* All 27 resamples of three pairs: those with a sum of 0 or less are counted. */
+static void the_bootstrap_resamples_pairs(void **state) {
+  (void)state;
+  Arena arena = {0};
+  const double differences[] = {3, 2, -1};
+  Bootstrap bootstrap = bootstrap_make(&arena, 3);
+  double p, again, at_or_below = 0;
+  Interval interval = bootstrap_95(&bootstrap, differences, &p);
+  for (int i = 0; i < 27; i++)
+    at_or_below += differences[i % 3] + differences[i / 3 % 3] + differences[i / 9] <= 0;
+  near(p, 2 * at_or_below / 27, 0.03);
+  near(interval.mean, 4.0 / 3, 1e-15);
+  near(interval.low, -1, 0); /* 1 of 27, above 2.5% */
+  near(interval.high, 3, 0);
+  Bootstrap second = bootstrap_make(&arena, 3);
+  assert_true(bootstrap_95(&second, differences, &again).low == interval.low && again == p);
+  const double same[] = {0.5, 0.5, 0.5};
+  interval = bootstrap_95(&bootstrap, same, &p);
+  assert_true(interval.low == 0.5 && interval.high == 0.5);
+  near(p, 2.0 / 4001, 1e-15);
+  Bootstrap one = bootstrap_make(&arena, 1);
+  assert_true(isnan(bootstrap_95(&one, same, &p).low) && isnan(p));
+  arena_free(&arena);
+}
+
+static void the_bootstrap_interval_covers_the_truth_with_many_pairs(void **state) {
+  (void)state;
+  Arena arena = {0};
+  const RandomKey key = {.seed = 6, .use = RANDOM_TEST};
+  Bootstrap bootstrap = bootstrap_make(&arena, 40);
+  int covered = 0, rejected = 0, trials = 300;
+  for (uint32_t trial = 0; trial < (uint32_t)trials; trial++) {
+    double values[40], p;
+    for (uint32_t i = 0; i < 40; i++) values[i] = random_normal(key, trial, i);
+    Interval interval = bootstrap_95(&bootstrap, values, &p);
+    bool covers = interval.low <= 0 && 0 <= interval.high;
+    covered += covers;
+    rejected += p < 0.05;
+  }
+  near((double)covered / trials, 0.94, 0.04);
+  near((double)rejected / trials, 0.06, 0.04);
+  arena_free(&arena);
+}
+
+static void too_few_pairs_cannot_tell(void **state) {
+  (void)state;
+  near(smallest_p(5, 1), 0.0625, 0);
+  near(smallest_p(9, 8), 8.0 / 256, 0);
+  near(smallest_p(2, 9), 1, 0);
+  assert_int_equal(pairs_needed(1), 6);
+  assert_int_equal(pairs_needed(8), 9);
+  for (int comparisons = 1; comparisons < 20; comparisons++) {
+    int pairs =
+        pairs_needed(comparisons); /* the very best result is significant with them, and not with one less */
+    double best[32];
+    for (int i = 0; i < pairs; i++) best[i] = 1 + i;
+    assert_true(comparisons * sign_flip_p(best, pairs) < 0.05);
+    assert_true(comparisons * sign_flip_p(best, pairs - 1) >= 0.05);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(student_t_quantiles_equal_the_tables),
@@ -109,6 +193,11 @@ int main(void) {
       cmocka_unit_test(sign_flips_are_counted_exactly),
       cmocka_unit_test(many_pairs_are_sampled_near_the_exact_value),
       cmocka_unit_test(sign_flips_keep_their_level),
+      cmocka_unit_test(the_sign_test_is_the_binomial_one),
+      cmocka_unit_test(the_effect_size_is_hedges),
+      cmocka_unit_test(the_bootstrap_resamples_pairs),
+      cmocka_unit_test(the_bootstrap_interval_covers_the_truth_with_many_pairs),
+      cmocka_unit_test(too_few_pairs_cannot_tell),
       cmocka_unit_test(holm_steps_down_and_never_falls),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

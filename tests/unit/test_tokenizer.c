@@ -1,4 +1,5 @@
 /* Byte-level BPE: exact round trips, deterministic merges, refusal of damaged files. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,9 +7,9 @@
 
 #include "base/philox.h"
 #include "base/text.h"
-#include "bpe.h"
 #include "testing.h"
 #include "tokenizer.h"
+#include "tokenizer_parts.h"
 
 typedef struct Lines {
   const char *const *line;
@@ -107,6 +108,105 @@ static int encode_naively(const Tokenizer *t, const char *piece, size_t length, 
   }
 }
 
+static void assert_follows_definition(const Tokenizer *t, const char *piece, size_t length) {
+  int32_t expected[400], token[400];
+  assert_true(length <= 400);
+  int count = encode_naively(t, piece, length, expected);
+  if (bpe_encode_piece(t, piece, length, token) != count ||
+      memcmp(token, expected, (size_t)count * sizeof *token) != 0)
+    fail_msg("\"%.*s\" becomes other tokens than merging one by one", (int)length, piece);
+}
+
+/* A few characters that share bytes, so that merges join their parts; and ASCII, two and four bytes. */
+static Text mixed_piece(Arena *arena, uint32_t round) {
+  static const char *const parts[] = {"中", "丽", "与", "业", "伽", "佀", "侀",
+                                      "、", "。", "ab", "a",  "é",  "🎉"};
+  RandomKey key = {19, RANDOM_TEST, round};
+  Text text = {.arena = arena};
+  uint32_t count = 1 + random_below(key, 0, 0, 12);
+  for (uint32_t i = 0; i < count; i++) {
+    const char *part = parts[random_below(key, 1, i, round % 5 ? 11 : 13)];
+    text_add(&text, part, strlen(part));
+  }
+  return text;
+}
+
+/* The merges of a tokenizer in another order: then some take a character before it is made. */
+static Tokenizer *with_shuffled_merges(Arena *arena, const Tokenizer *t, uint32_t seed) {
+  cJSON *root = cJSON_Parse(t->json);
+  cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
+  cJSON *merges = cJSON_GetObjectItemCaseSensitive(model, "merges"), *shuffled = cJSON_CreateArray();
+  RandomKey key = {seed, RANDOM_TEST, 0};
+  for (uint32_t i = 0, left; (left = (uint32_t)cJSON_GetArraySize(merges)) > 0; i++)
+    cJSON_AddItemToArray(shuffled, cJSON_DetachItemFromArray(merges, (int)random_below(key, 0, i, left)));
+  cJSON_ReplaceItemInObjectCaseSensitive(model, "merges", shuffled);
+  char *printed = cJSON_PrintUnformatted(root);
+  char *text = arena_strdup(arena, printed);
+  cJSON_free(printed);
+  cJSON_Delete(root);
+  Tokenizer *out = NULL;
+  assert_int_equal(tokenizer_parse(arena, "t.json", text, strlen(text), &out), OK);
+  return out;
+}
+
+/* A tokenizer whose merges are drawn from pieces without regard to characters or to any order. */
+static Tokenizer *with_random_merges(Arena *arena, uint32_t seed) {
+  enum { MERGES = 90, FIRST = 3 + 256 };
+  BpePair pair[MERGES] = {{0}};
+  Text token[FIRST + MERGES] = {{0}};
+  unsigned char order[256];
+  bpe_byte_order(order);
+  for (int i = 0; i < 256; i++) {
+    token[3 + i].arena = arena;
+    text_add(&token[3 + i], (const char *)&order[i], 1);
+  }
+  int count = 0;
+  for (uint32_t draw = 0; count < MERGES; draw++) {
+    RandomKey key = {seed, RANDOM_TEST, draw};
+    Text piece = mixed_piece(arena, draw);
+    uint32_t at = random_below(key, 0, 0, (uint32_t)piece.length), left = 1 + random_below(key, 1, 0, 4),
+             right = 1 + random_below(key, 2, 0, 4);
+    int id[3] = {-1, -1, -1};
+    if (at + left + right > piece.length) continue;
+    for (int t = 3; t < FIRST + count; t++) {
+      const Text *known = &token[t];
+      if (known->length == left && memcmp(known->data, piece.data + at, left) == 0) id[0] = t;
+      if (known->length == right && memcmp(known->data, piece.data + at + left, right) == 0) id[1] = t;
+      if (known->length == left + right && memcmp(known->data, piece.data + at, left + right) == 0) id[2] = t;
+    }
+    if (id[0] < 0 || id[1] < 0 || id[2] >= 0) continue;
+    token[FIRST + count].arena = arena;
+    text_add(&token[FIRST + count], piece.data + at, left + right);
+    pair[count++] = (BpePair){id[0], id[1], false};
+  }
+  Text json = tokenizer_format(arena, pair, count);
+  Tokenizer *out = NULL;
+  assert_int_equal(tokenizer_parse(arena, "t.json", json.data, json.length, &out), OK);
+  return out;
+}
+
+static void starting_from_characters_changes_no_token(void **state) {
+  (void)state;
+  Arena arena = {0};
+  const char *texts[300];
+  int started = 0, pieces = 0;
+  for (uint32_t i = 0; i < 300; i++) texts[i] = mixed_piece(&arena, i).data;
+  for (uint32_t kind = 0; kind < 40; kind++) {
+    Tokenizer *t =
+        kind < 4 ? train(&arena, texts, 300, 300 + 40 * (int)kind, 2) : with_random_merges(&arena, kind);
+    if (kind % 2) t = with_shuffled_merges(&arena, t, kind);
+    for (uint32_t round = 1000; round < 1100; round++) {
+      Text piece = mixed_piece(&arena, round);
+      int32_t token[400];
+      started += bpe_start_characters(t, piece.data, piece.length, token) > 0;
+      pieces++;
+      assert_follows_definition(t, piece.data, piece.length);
+    }
+  }
+  assert_in_range(started, pieces / 20, pieces - pieces / 20); /* both ways are taken */
+  arena_free(&arena);
+}
+
 static void short_and_long_pieces_follow_the_definition(void **state) {
   (void)state;
   Arena arena = {0};
@@ -114,35 +214,105 @@ static void short_and_long_pieces_follow_the_definition(void **state) {
   for (uint32_t round = 0; round < 60; round++) {
     RandomKey key = {11, RANDOM_TEST, round};
     char piece[200];
-    int32_t expected[200], token[200];
     size_t length = 1 + random_below(key, 0, 0, 150); /* both below and above the scan's limit */
     for (size_t i = 0; i < length; i++) piece[i] = "aaathecs"[philox(key, 1, (uint32_t)i).v[0] % 8];
-    int count = encode_naively(t, piece, length, expected);
-    assert_int_equal(bpe_encode_piece(t, piece, length, token), count);
-    assert_memory_equal(token, expected, (size_t)count * sizeof *token);
+    assert_follows_definition(t, piece, length);
   }
+  arena_free(&arena);
+}
+
+/* The pieces of a text, one after the other. */
+typedef struct Cuts {
+  const char *piece[40];
+  size_t length[40];
+  int count;
+} Cuts;
+
+static void keep_piece(void *state, const char *piece, size_t length) {
+  Cuts *cuts = state;
+  assert_true(cuts->count < 40);
+  cuts->piece[cuts->count] = piece;
+  cuts->length[cuts->count++] = length;
+}
+
+static void assert_cut(const char *pattern, SplitBehavior behavior, const char *text,
+                       const char *const *expected) {
+  Arena arena = {0};
+  Cuts cuts = {0};
+  Pieces *pieces = pieces_new(&arena);
+  assert_int_equal(pieces_add_pattern(&arena, pieces, pattern, behavior), OK);
+  pieces_cut(pieces, text, strlen(text), keep_piece, &cuts);
+  for (int i = 0; i < cuts.count && expected[i]; i++) {
+    assert_int_equal(cuts.length[i], strlen(expected[i]));
+    assert_memory_equal(cuts.piece[i], expected[i], cuts.length[i]);
+  }
+  int count = 0;
+  while (expected[count]) count++;
+  assert_int_equal(cuts.count, count);
   arena_free(&arena);
 }
 
 static void pieces_are_cut_as_gpt2_cuts_them(void **state) {
   (void)state;
-  Arena arena = {0};
-  Pieces *pieces;
-  assert_int_equal(pieces_new(&arena, bpe_default_pattern, &pieces), OK);
-  const char *text = "It's 12  ok!!\u3000\u3000加油 \xff\u180E.";
-  const char *const expected[] = {"It",     "'s",     " 12",  " ", " ok",  "!!",
-                                  "\u3000", "\u3000", "加油", " ", "\xff", "\u180E."};
-  PieceWalk walk = piece_walk(pieces, text, strlen(text));
-  const char *piece;
-  size_t length;
-  for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
-    assert_true(piece_next(&walk, &piece, &length));
-    assert_int_equal(length, strlen(expected[i]));
-    assert_memory_equal(piece, expected[i], length);
+  const char *const expected[] = {"It",     "'s",   " 12", " ",    " ok",     "!!", "\u3000",
+                                  "\u3000", "加油", " ",   "\xff", "\u180E.", NULL};
+  assert_cut(bpe_gpt2_pattern, SPLIT_ISOLATED, "It's 12  ok!!\u3000\u3000加油 \xff\u180E.", expected);
+}
+
+static void what_matches_is_kept_removed_or_isolated(void **state) {
+  (void)state;
+  const char *const isolated[] = {"a", "12", "b", "3", NULL}, *const removed[] = {"a", "b", NULL},
+                    *const kept[] = {"12", "3", NULL};
+  assert_cut("\\p{N}+", SPLIT_ISOLATED, "a12b3", isolated);
+  assert_cut("\\p{N}+", SPLIT_REMOVED, "a12b3", removed);
+  assert_cut("\\p{N}+", SPLIT_KEPT, "a12b3", kept);
+}
+
+/* The scanners written out for three patterns, against PCRE2 on the same pattern: a group around it hides it
+ * from the table of scanners. */
+static void scanners_cut_as_their_patterns_say(void **state) {
+  (void)state;
+  static const char *const patterns[] = {bpe_gpt2_pattern, bpe_llama3_pattern, bpe_qwen2_pattern};
+  static const char *const parts[] = {"'s",     "'S", "'\u017f", "'re",    "'LL",    "'",      " ", "  ",
+                                      "\t",     "\n", "\r",      "\u3000", "\u2028", "\u00a0", "1", "23",
+                                      "\u0663", "a",  "B",       "é",      "中",     "文",     "!", "…",
+                                      "\u0301", "🎉",  "ve",      "\xff",   "\u180e", "\u2167"};
+  for (int p = 0; p < 3; p++) {
+    Arena arena = {0};
+    Pieces *scanned = pieces_new(&arena), *matched = pieces_new(&arena);
+    assert_int_equal(pieces_add_pattern(&arena, scanned, patterns[p], SPLIT_ISOLATED), OK);
+    assert_int_equal(
+        pieces_add_pattern(&arena, matched, arena_print(&arena, "(?:%s)", patterns[p]), SPLIT_ISOLATED), OK);
+    for (uint32_t round = 0; round < 3000; round++) {
+      RandomKey key = {17, RANDOM_TEST, round};
+      Text text = {.arena = &arena};
+      uint32_t count = 1 + random_below(key, 0, 0, 9);
+      for (uint32_t i = 0; i < count; i++) {
+        const char *part = parts[random_below(key, 1, i, sizeof parts / sizeof *parts)];
+        text_add(&text, part, strlen(part));
+      }
+      Cuts a = {0}, b = {0};
+      pieces_cut(scanned, text.data, text.length, keep_piece, &a);
+      pieces_cut(matched, text.data, text.length, keep_piece, &b);
+      if (a.count != b.count || memcmp(a.length, b.length, sizeof a.length) != 0)
+        fail_msg("pattern %d cuts \"%s\" differently", p, text.data);
+    }
+    arena_free(&arena);
   }
-  assert_false(piece_next(&walk, &piece, &length));
-  piece_walk_end(&walk);
-  arena_free(&arena);
+}
+
+static void patterns_that_mean_something_else_to_pcre_are_refused(void **state) {
+  (void)state;
+  static const char *const patterns[] = {"\\bx",     "\\w+", "^a",     "a$",    "[[:alpha:]]",
+                                         "[a&&b]",   "\\h",  "(?m:a)", "a{2}+", "(*UTF)",
+                                         "\\p{Han}", "[]a]", "(",      "\\"};
+  for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++) {
+    Arena arena = {0};
+    Pieces *pieces = pieces_new(&arena);
+    assert_int_equal(pieces_add_pattern(&arena, pieces, patterns[i], SPLIT_ISOLATED), INVALID);
+    assert_non_null(strstr(error_message(), "pattern"));
+    arena_free(&arena);
+  }
 }
 
 static void ids_are_specials_bytes_merges_and_ties_go_to_lower_ids(void **state) {
@@ -218,6 +388,64 @@ static void special_tokens_decode_to_nothing_and_output_is_bounded(void **state)
   arena_free(&arena);
 }
 
+/* One of more threads than there are caches: the same texts again and again, in an order of its own. */
+typedef struct Encoder {
+  const Tokenizer *t;
+  uint32_t number;
+  int wrong;
+} Encoder;
+
+static void *encode_often(void *state) {
+  Encoder *e = state;
+  for (uint32_t i = 0; i < 2000; i++) {
+    const char *text = corpus[(i * (e->number + 1) + e->number) % 5];
+    char back[200];
+    int32_t token[200];
+    int count = tokenizer_encode(e->t, text, strlen(text), token, 200);
+    size_t length = tokenizer_decode(e->t, token, count, back, sizeof back);
+    e->wrong += length != strlen(text) || memcmp(back, text, length) != 0;
+  }
+  return NULL;
+}
+
+static void many_threads_share_a_tokenizer(void **state) {
+  (void)state;
+  enum { THREADS = PIECE_CACHES + 3 };
+  Arena arena = {0};
+  Tokenizer *t = train(&arena, corpus, 5, 400, 1);
+  pthread_t thread[THREADS];
+  Encoder encoder[THREADS];
+  for (uint32_t i = 0; i < THREADS; i++) {
+    encoder[i] = (Encoder){t, i, 0};
+    assert_int_equal(pthread_create(&thread[i], NULL, encode_often, &encoder[i]), 0);
+  }
+  for (int i = 0; i < THREADS; i++) pthread_join(thread[i], NULL);
+  for (int i = 0; i < THREADS; i++) assert_int_equal(encoder[i].wrong, 0);
+  arena_free(&arena);
+}
+
+/* Pieces that come again are found in a cache; whatever is in it, they must be the same tokens. */
+static void a_piece_encoded_before_is_the_same_again(void **state) {
+  (void)state;
+  Arena arena = {0};
+  Tokenizer *t = train(&arena, corpus, 5, 270, 1);
+  for (uint32_t round = 0; round < 3000; round++) {
+    char text[24];
+    int32_t token[24], expected[24], little[24];
+    RandomKey key = {23, RANDOM_TEST, round % 1500};
+    int length = (int)random_below(key, 0, 0, 23);
+    for (int i = 0; i < length; i++) text[i] = "aceth"[philox(key, 1, (uint32_t)i).v[0] % 5];
+    int count = tokenizer_encode(t, text, (size_t)length, token, 24);
+    assert_int_equal(length ? encode_naively(t, text, (size_t)length, expected) : 0, count);
+    assert_memory_equal(token, expected, (size_t)count * sizeof *token);
+    little[count / 2] = -7;
+    assert_int_equal(tokenizer_encode(t, text, (size_t)length, little, count / 2), count);
+    assert_memory_equal(little, expected, (size_t)(count / 2) * sizeof *token);
+    assert_int_equal(little[count / 2], -7);
+  }
+  arena_free(&arena);
+}
+
 static void saved_and_loaded_is_the_same(void **state) {
   (void)state;
   Arena arena = {0};
@@ -253,15 +481,20 @@ static void damaged_files_are_refused_by_name_and_reason(void **state) {
   } rows[] = {
       {"\"version\"", "version", "t.json:2:4: not a JSON object"},
       {"\"merges\"", "\"mergers\"", "no \"model\" with"},
-      {"\"type\": \"ByteLevel\"", "\"type\": \"Metaspace\"", "pre-tokenizer Metaspace"},
+      {"\"type\": \"ByteLevel\"", "\"type\": \"Whitespace\"", "pre-tokenizer Whitespace"},
+      {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Precompiled\"}", "normalizer Precompiled"},
+      {"\"post_processor\": null", "\"post_processor\": {\"type\": \"Odd\"}", "post-processor Odd"},
+      {"\"decoder\": {\"type\": \"ByteLevel\"", "\"decoder\": {\"type\": \"CTC\"", "decoder CTC"},
+      {"\"type\": \"BPE\"", "\"type\": \"Unigram\"", "model Unigram"},
+      {"\"dropout\": null", "\"dropout\": 0.1", "dropout"},
+      {"\"unk_token\": null", "\"unk_token\": \"<unk>\"", "unk_token"},
       {"\"!\": 3", "\"!\": 4", "given twice"},
       {"\"!\": 3", "\"!\": -1", "whole number"},
-      {"\"!\": 3", "\"!!!!!\": 3", "byte 0x21 has no token"},
       {"\"!\": 3", "\"加\": 3", "byte-level alphabet"},
       {"\"merges\": [", "\"merges\": [\"qq zz\",", "merge 0"},
       {"\"merges\": [", "\"merges\": [[\"q\"],", "merge 0"},
-      {"\"<eos>\", \"single_word\"", "\"<end>\", \"single_word\"", "no end token"},
-      {"\"add_prefix_space\": false", "\"add_prefix_space\": true", "add_prefix_space"},
+      {"\"<eos>\", \"single_word\"", "\"<end>\", \"single_word\"", "id 0 is given twice"},
+      {"\"added_tokens\": [", "\"added_tokens\": [], \"were\": [", "no end token"},
       {"\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"", "end_of_word_suffix"},
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -304,12 +537,18 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(any_bytes_come_back_unchanged),
       cmocka_unit_test(short_and_long_pieces_follow_the_definition),
+      cmocka_unit_test(starting_from_characters_changes_no_token),
       cmocka_unit_test(pieces_are_cut_as_gpt2_cuts_them),
+      cmocka_unit_test(what_matches_is_kept_removed_or_isolated),
+      cmocka_unit_test(scanners_cut_as_their_patterns_say),
+      cmocka_unit_test(patterns_that_mean_something_else_to_pcre_are_refused),
       cmocka_unit_test(ids_are_specials_bytes_merges_and_ties_go_to_lower_ids),
       cmocka_unit_test(training_twice_gives_the_same_bytes),
       cmocka_unit_test(vocabulary_is_smaller_when_pairs_run_out),
       cmocka_unit_test(too_small_a_vocabulary_is_refused),
       cmocka_unit_test(special_tokens_decode_to_nothing_and_output_is_bounded),
+      cmocka_unit_test(many_threads_share_a_tokenizer),
+      cmocka_unit_test(a_piece_encoded_before_is_the_same_again),
       cmocka_unit_test(saved_and_loaded_is_the_same),
       cmocka_unit_test(damaged_files_are_refused_by_name_and_reason),
       cmocka_unit_test(random_mutations_never_crash_the_reader),

@@ -1,0 +1,34 @@
+# Low-rank adapters through all stages: only the adapter is trained and saved, an export merges it, a resumed run gives the
+# same bytes, mistakes are named.
+. tests/cli/lib.sh
+export OMP_NUM_THREADS=1
+
+run_base() { expect_status 0 run tests/cli/tiny.json --device cpu --out "$folder/base" --until sft; }
+run_base
+base=$(echo "$folder"/base/stages/sft-*)
+adapted="--device cpu --set model.from=$base --set adapter.rank=4 --set adapter.targets=q,v,up --set sft.epochs=1 --set ppo.steps=3"
+# shellcheck disable=SC2086 # words
+expect_status 0 run tests/cli/tiny.json --out "$folder/a" $adapted
+# shellcheck disable=SC2086
+expect_status 0 run tests/cli/tiny.json --out "$folder/b" $adapted --set memory.recompute=true
+cmp -s "$folder/a/tiny/results.json" "$folder/b/tiny/results.json" || complain "recomputed activations should give the same bytes"
+whole=$(wc -c <"$base/model.safetensors")
+for stage in sft reward ppo; do
+  part=$(wc -c <"$(echo "$folder"/a/stages/$stage-*/model.safetensors)")
+  [ $((10 * part)) -lt "$whole" ] || complain "$stage should save the adapter alone ($part of $whole bytes)"
+done
+expect_status 0 generate "$folder/a/tiny" --post "a post" -n 1
+expect_output '^1\.'
+ppo=$(echo "$folder"/a/stages/ppo-*)
+expect_status 0 export "$ppo" "$folder/hf"
+expect_status 0 import "$folder/hf" "$folder/merged"
+expect_status 0 generate "$folder/merged" --post "a post" -n 1
+expect_output '^1\.'
+[ "$(wc -c <"$folder/merged/model.safetensors")" -ge $((9 * whole / 10)) ] || complain "the merged model should be whole"
+
+expect_wrong_usage 'adapter.rank is 4, but there is no "model.from"' check tests/cli/tiny.json --set adapter.rank=4
+expect_wrong_usage 'adapter.targets: "w" is not a target; use qkv' check tests/cli/tiny.json --set model.from="$base" \
+  --set adapter.rank=4 --set adapter.targets=q,w
+expect_wrong_usage 'has no "gate"; use "up"' check tests/cli/tiny.json --set model.from="$base" \
+  --set adapter.rank=4 --set adapter.targets=gate
+expect_wrong_usage 'is an adapter itself' check tests/cli/tiny.json --set model.from="$ppo" --set adapter.rank=4
