@@ -30,19 +30,17 @@ static bool is_folder(const char *path) {
   return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-/* The tokenizer of the source into out; *why says why there is none, or stays NULL. */
-static Status take_tokenizer(Arena *arena, const ForeignModel *model, const char *out, const char **why) {
-  if (model->outside == OUTSIDE_HF) {
-    TRY(model_files_copy(arena, model->path, out));
-    *why = file_exists(path_join(arena, out, "tokenizer.json")) ? NULL : "there is no tokenizer.json";
-    return OK;
-  }
+/* The tokenizer in a GGUF file's keys, as files in out; *why says why there is none. */
+static Status unpack_tokenizer(Arena *arena, const GgufFile *file, const char *out, const char **why) {
   cJSON *tokenizer = NULL;
-  TRY(import_gguf_tokenizer(arena, &model->gguf, &tokenizer, why));
+  TRY(import_gguf_tokenizer(arena, file, &tokenizer, why));
   if (!tokenizer) return OK;
   *why = NULL;
+  cJSON *config = import_gguf_tokenizer_config(arena, file);
   Status status = json_write(path_join(arena, out, "tokenizer.json"), tokenizer);
+  if (status == OK) status = json_write(path_join(arena, out, "tokenizer_config.json"), config);
   cJSON_Delete(tokenizer);
+  cJSON_Delete(config);
   return status;
 }
 
@@ -51,10 +49,11 @@ static double setting(const Json *json, const char *key, double otherwise) {
   return cJSON_IsNumber(item) && item->valuedouble >= 0 ? item->valuedouble : otherwise;
 }
 
-/* prompt.json, which generate reads: the sampling of generation_config.json, lengths that fit the context. */
-static Status write_prompt(Arena *arena, const char *out, const DecoderConfig *config,
+/* prompt.json and tokenizer.json, which generate reads: the sampling of the source's generation_config.json,
+ * lengths that fit the context. */
+static Status write_prompt(Arena *arena, const char *source, const char *out, const DecoderConfig *config,
                            const Tokenizer *tokenizer) {
-  const char *path = path_join(arena, out, "generation_config.json");
+  const char *path = path_join(arena, source, "generation_config.json");
   Json json = {0};
   if (file_exists(path)) TRY(json_read(arena, path, &json));
   SamplingSettings sampling = {.temperature = setting(&json, "temperature", 1),
@@ -67,18 +66,21 @@ static Status write_prompt(Arena *arena, const char *out, const DecoderConfig *c
   return prompt_save(&codec, &sampling, out);
 }
 
-/* The weights without a tokenizer are a model too: what keeps it from generating is said, not an error. */
+/* The weights without a tokenizer are a model too: what keeps it from generating is said, not an error. The
+ * source's own files come last, since they say more than what was read of them. */
 static Status add_tokenizer(Arena *arena, const ForeignModel *model, const char *out) {
-  const char *why = NULL;
+  bool gguf = model->outside == OUTSIDE_GGUF;
+  const char *why = NULL, *source = gguf ? out : model->path;
   Tokenizer *tokenizer = NULL;
-  TRY(take_tokenizer(arena, model, out, &why));
-  if (!why && tokenizer_load(arena, path_join(arena, out, "tokenizer.json"), &tokenizer) != OK)
-    why = arena_strdup(arena, error_message());
+  if (gguf) TRY(unpack_tokenizer(arena, &model->gguf, out, &why));
+  if (!why && tokenizer_load(arena, source, &tokenizer) != OK) why = arena_strdup(arena, error_message());
   if (!why && tokenizer_vocab_size(tokenizer) > model->config.vocab)
     why = arena_print(arena, "its tokenizer has %d tokens, the model %d", tokenizer_vocab_size(tokenizer),
                       model->config.vocab);
-  if (!why) return write_prompt(arena, out, &model->config, tokenizer);
-  printf("without a tokenizer: %s; set \"tokenizer.path\" in an experiment\n", why);
+  if (!why) TRY(write_prompt(arena, source, out, &model->config, tokenizer));
+  TRY(gguf ? unpack_tokenizer(arena, &model->gguf, out, &(const char *){NULL})
+           : model_files_copy(arena, model->path, out));
+  if (why) printf("without a tokenizer: %s; set \"tokenizer.path\" in an experiment\n", why);
   return OK;
 }
 

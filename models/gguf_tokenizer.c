@@ -167,6 +167,34 @@ Status import_gguf_tokenizer(Arena *arena, const GgufFile *file, cJSON **out, co
   return status;
 }
 
+/* The text of the added token that a key gives the id of, or NULL. */
+static const char *named_token(Arena *arena, const GgufFile *file, const char *key) {
+  const GgufValue *id = gguf_find(file, key), *tokens = gguf_find(file, "tokenizer.ggml.tokens");
+  if (!id || id->type != GGUF_U32 || !is_array(tokens, GGUF_STRING)) return NULL;
+  uint64_t wanted = (uint64_t)gguf_number(id, 0);
+  if (wanted >= tokens->count) return NULL;
+  const GgufValue *kinds = gguf_find(file, "tokenizer.ggml.token_type");
+  int kind =
+      is_array(kinds, GGUF_I32) && wanted < kinds->count ? (int)gguf_number(kinds, wanted) : KIND_NORMAL;
+  if (kind != KIND_CONTROL && kind != KIND_USER) return NULL;
+  const unsigned char *at = tokens->at;
+  for (uint64_t i = 0; i < wanted; i++) gguf_next_string(&at);
+  return as_text(arena, gguf_next_string(&at));
+}
+
+cJSON *import_gguf_tokenizer_config(Arena *arena, const GgufFile *file) {
+  cJSON *config = cJSON_CreateObject();
+  cJSON_AddStringToObject(config, "tokenizer_class", "PreTrainedTokenizerFast");
+  const char *bos = named_token(arena, file, "tokenizer.ggml.bos_token_id");
+  const char *eos = named_token(arena, file, "tokenizer.ggml.eos_token_id");
+  const GgufValue *chat = gguf_find(file, "tokenizer.chat_template");
+  const char *template = chat && chat->type == GGUF_STRING ? as_text(arena, chat->string) : NULL;
+  if (bos) cJSON_AddStringToObject(config, "bos_token", bos);
+  if (eos) cJSON_AddStringToObject(config, "eos_token", eos);
+  if (template) cJSON_AddStringToObject(config, "chat_template", template);
+  return config;
+}
+
 /* ---- from tokenizer.json ---- */
 
 static const cJSON *get(const cJSON *object, const char *key) {

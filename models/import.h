@@ -63,6 +63,8 @@ Status export_gguf(Arena *arena, const OwnModel *model, const char *path, Elemen
 /* tokenizer.json from a GGUF file's keys; *out stays NULL, and *why says so, where it holds no byte-level
  * BPE. */
 Status import_gguf_tokenizer(Arena *arena, const GgufFile *file, cJSON **out, const char **why) CHECKED;
+/* tokenizer_config.json beside it: the begin and the end token and the chat template that the file names. */
+cJSON *import_gguf_tokenizer_config(Arena *arena, const GgufFile *file);
 /* The other way: GGUF keys of a byte-level BPE tokenizer.json for a vocabulary of `vocab` rows. */
 Status export_gguf_tokenizer(Arena *arena, const Json *tokenizer, int vocab, GgufWriter *writer) CHECKED;
 

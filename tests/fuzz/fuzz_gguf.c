@@ -39,6 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const char *why;
     (void)!import_gguf_tokenizer(&arena, &file, &tokenizer, &why);
     cJSON_Delete(tokenizer);
+    cJSON_Delete(import_gguf_tokenizer_config(&arena, &file));
     gguf_close(&file);
   }
   if (import_open_gguf(&arena, path, 0, &model) == OK) {

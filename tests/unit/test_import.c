@@ -193,6 +193,52 @@ static void scaled_rope_does_not_go_to_gguf(void **state) {
   export_close(&model);
 }
 
+static void same_array(const GgufFile *a, const GgufFile *b, const char *key) {
+  const GgufValue *x = gguf_find(a, key), *y = gguf_find(b, key);
+  assert_non_null(x);
+  assert_non_null(y);
+  assert_true(x->element == y->element && x->count == y->count && x->count > 0);
+  size_t bytes = 4 * x->count;
+  const unsigned char *end = x->at;
+  if (x->element == GGUF_STRING) {
+    for (uint64_t i = 0; i < x->count; i++) gguf_next_string(&end);
+    bytes = (size_t)(end - x->at);
+  }
+  assert_memory_equal(x->at, y->at, bytes);
+}
+
+/* To tokenizer.json and back: tokens, kinds (padding rows too) and merges are the same; the end token is
+ * named. */
+static void a_tokenizer_goes_through_json_unchanged(void **state) {
+  (void)state;
+  GgufFile before, after;
+  cJSON *tokenizer = NULL;
+  const char *why = NULL, *path = path_join(&arena, new_folder(), "t.gguf");
+  assert_int_equal(gguf_open(&arena, "tests/fuzz/seeds/gguf/tiny.gguf", &before), OK);
+  assert_int_equal(import_gguf_tokenizer(&arena, &before, &tokenizer, &why), OK);
+  if (!tokenizer) fail_msg("%s", why);
+  assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(tokenizer, "added_tokens")), 2);
+  Json json = {.path = "tokenizer.json", .text = "", .root = tokenizer};
+  GgufWriter *writer = gguf_begin(&arena);
+  if (export_gguf_tokenizer(&arena, &json, 9, writer) != OK) fail_msg("%s", error_message());
+  assert_int_equal(gguf_finish(writer, path, NULL, NULL), OK);
+  assert_int_equal(gguf_open(&arena, path, &after), OK);
+  static const char *const keys[] = {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type",
+                                     "tokenizer.ggml.merges"};
+  for (int i = 0; i < 3; i++) same_array(&before, &after, keys[i]);
+  assert_memory_equal(gguf_find(&after, "tokenizer.ggml.pre")->string.text, "qwen2", 5);
+  cJSON *config = import_gguf_tokenizer_config(&arena, &before);
+  assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(config, "eos_token")), "<eos>");
+  cJSON_Delete(config);
+  REFUSED(export_gguf_tokenizer(&arena, &json, 7, writer), "a vocabulary that is too small",
+          "vocabulary of 7");
+  cJSON_Delete(cJSON_DetachItemFromObject(tokenizer, "pre_tokenizer"));
+  REFUSED(export_gguf_tokenizer(&arena, &json, 9, writer), "a cut without a name", "--format hf");
+  cJSON_Delete(tokenizer);
+  gguf_close(&before);
+  gguf_close(&after);
+}
+
 /* ---- what a folder says ---- */
 
 static void settings_that_the_decoder_does_not_do_are_refused_by_name(void **state) {
@@ -345,6 +391,7 @@ int main(void) {
       cmocka_unit_test(export_and_import_give_the_same_bits),
       cmocka_unit_test(an_export_has_the_tensors_that_came_in),
       cmocka_unit_test(f16_rounds_once_and_stands_in_for_q8_0),
+      cmocka_unit_test(a_tokenizer_goes_through_json_unchanged),
       cmocka_unit_test(scaled_rope_does_not_go_to_gguf),
       cmocka_unit_test(settings_that_the_decoder_does_not_do_are_refused_by_name),
       cmocka_unit_test(the_older_form_of_config_json_is_read_too),
