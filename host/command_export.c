@@ -9,7 +9,8 @@
 #include "tokenizer.h"
 
 static const Option options[] = {
-    {"--format", "hf|gguf", "Hugging Face folder or GGUF file [gguf when OUT ends in .gguf]"},
+    {"--format", "hf|gguf|peft",
+     "Hugging Face folder or GGUF file [gguf when OUT ends in .gguf]; an adapter alone as PEFT's files"},
     {"--type", "f32|f16|bf16|q8_0", "how weights are stored; q8_0 only in GGUF [f32, in GGUF f16]"},
 };
 
@@ -18,6 +19,7 @@ static const CommandLine line = {
     .summary =
         "Writes a model (a folder with model.safetensors: an imported one, or that of a stage, such as\n"
         "runs/quickstart/arms/cl-ppo/seed-1/ppo) as a folder that transformers loads, or as a GGUF file.\n"
+        "An adapter is merged into its base, unless it goes out alone (peft).\n"
         "Reward and value heads stay behind: other tools have no place for them.",
     .options = options,
     .option_count = sizeof options / sizeof *options,
@@ -79,8 +81,9 @@ Status command_export(Arena *arena, int argc, char **argv) {
   bool named_gguf = length > 5 && strcmp(out + length - 5, ".gguf") == 0;
   const char *format = option_text(&arguments, "--format", named_gguf ? "gguf" : "hf");
   bool gguf = strcmp(format, "gguf") == 0;
+  if (strcmp(format, "peft") == 0) return export_peft(arena, folder, out);
   if (!gguf && strcmp(format, "hf") != 0)
-    return fail(INVALID, "popalm export: --format %s is none; use hf or gguf", format);
+    return fail(INVALID, "popalm export: --format %s is none; use hf, gguf or peft", format);
   ElementType type;
   TRY(find_type(option_text(&arguments, "--type", gguf ? "f16" : "f32"), gguf, &type));
   OwnModel model;

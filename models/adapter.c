@@ -136,6 +136,14 @@ static void merge_part(const DecoderConfig *c, LoraTarget target, float *weight,
 
 static const char *const product_names[] = {"attention.qkv", "attention.proj", "mlp.up", "mlp.down"};
 
+void adapter_target_rows(const DecoderConfig *config, LoraTarget target, const char **product, int *first,
+                         int *rows) {
+  Part part = part_of(config, target);
+  *product = product_names[part.product];
+  *first = part.first;
+  *rows = part.out;
+}
+
 bool adapter_changes(const DecoderConfig *c, const char *tensor) {
   for (int t = 0; t < LORA_TARGETS; t++) {
     if (!c->lora.target[t]) continue;

@@ -18,6 +18,9 @@ void adapter_forward(const Decoder *decoder, int layer, Product product, const L
 void adapter_backward(const Decoder *decoder, int layer, Product product, const LayerActivations *a,
                       const void *x, const void *dy, void *dx, void *dlow, int rows);
 
+/* Which rows of which weight ("attention.qkv") a target is. */
+void adapter_target_rows(const DecoderConfig *config, LoraTarget target, const char **product, int *first,
+                         int *rows);
 /* Whether the model's adapter adds to the tensor of this name. */
 bool adapter_changes(const DecoderConfig *config, const char *tensor);
 /* Adds the adapter to the base weights of host tensors (all of the model's, those that change in memory of

@@ -56,6 +56,8 @@ Status export_open(Arena *arena, const char *folder, OwnModel *out) CHECKED;
 void export_close(OwnModel *model);
 /* Writes folder/model.safetensors (F32, F16 or BF16) and config.json. eos: the end token, -1: not known. */
 Status export_hf(Arena *arena, const OwnModel *model, const char *folder, ElementType type, int eos) CHECKED;
+/* Writes the adapter in folder as PEFT's adapter_config.json and adapter_model.safetensors. */
+Status export_peft(Arena *arena, const char *folder, const char *out) CHECKED;
 /* Writes a GGUF file: matrices as type, vectors as F32. tokenizer: the text of a tokenizer.json, or NULL. */
 Status export_gguf(Arena *arena, const OwnModel *model, const char *path, ElementType type, int eos,
                    const Json *tokenizer) CHECKED;

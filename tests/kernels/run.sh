@@ -9,7 +9,7 @@ cat >"$folder/model.json" <<'JSON'
 JSON
 cat >"$folder/llama.json" <<'JSON'
 {"hidden": 24, "layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 48, "max_positions": 64,
- "norm": "rms", "rope": true, "activation": "swiglu", "bias": false, "qkv_bias": true, "tied": false}
+ "norm": "rms", "rope": true, "activation": "swiglu", "bias": false, "qkv_bias": false, "qk_norm": true, "tied": false}
 JSON
 cat >"$folder/tiny.json" <<JSON
 {
@@ -52,6 +52,8 @@ on_both() {
 on_both "$folder/gpt2"
 export POPALM_EMULATOR_SCHEDULE=5
 on_both "$folder/llama" --set model.preset="$folder/llama.json"
+on_both "$folder/adapter" --set model.from="$(echo "$folder"/gpt2-cpu/stages/sft-*)" --set adapter.rank=4 \
+  --set adapter.targets=q,v,up,down --set memory.recompute=true
 expect_status 0 run "$folder/tiny.json" --out "$folder/other" --device cuda
 cmp -s "$folder/gpt2-cuda/tiny/results.json" "$folder/other/tiny/results.json" ||
   complain "results.json should not depend on the order of the threads"
