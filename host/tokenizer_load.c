@@ -41,24 +41,31 @@ static cJSON *split_then_bytes(void) {
   return sequence;
 }
 
-/* A text begins with this token. */
-static void add_start(cJSON *root, const char *token, int32_t id) {
-  cJSON *post = cJSON_AddObjectToObject(root, "post_processor");
-  cJSON_AddStringToObject(post, "type", "TemplateProcessing");
-  cJSON *single = cJSON_AddArrayToObject(post, "single"), *pair = cJSON_AddArrayToObject(post, "pair");
-  for (int i = 0; i < 3; i++) { /* start A, and start A B */
-    cJSON *part = cJSON_CreateObject();
-    cJSON *what = cJSON_AddObjectToObject(part, i ? "Sequence" : "SpecialToken");
-    cJSON_AddStringToObject(what, "id", i == 0 ? token : i == 1 ? "A" : "B");
-    cJSON_AddNumberToObject(what, "type_id", i == 2);
-    if (i < 2) cJSON_AddItemToArray(single, cJSON_Duplicate(part, true));
-    cJSON_AddItemToArray(pair, part);
+/* BERT's [CLS] text [SEP] text [SEP]. */
+static void add_bert_template(cJSON *root, int32_t start, int32_t end) {
+  static const char start_part[] = "{\"SpecialToken\": {\"id\": \"[CLS]\", \"type_id\": 0}}";
+  static const char end_part[] = "{\"SpecialToken\": {\"id\": \"[SEP]\", \"type_id\": 0}}";
+  static const char text_part[] = "{\"Sequence\": {\"id\": \"%s\", \"type_id\": %d}}";
+  static const char token[] = "\"%s\": {\"id\": \"%s\", \"ids\": [%d], \"tokens\": [\"%s\"]}";
+  Arena scratch = {0};
+  Text json = {.arena = &scratch};
+  text_print(&json, "{\"type\": \"TemplateProcessing\"");
+  for (int texts = 1; texts <= 2; texts++) {
+    text_print(&json, ", \"%s\": [%s", texts == 1 ? "single" : "pair", start_part);
+    for (int i = 0; i < texts; i++) {
+      text_print(&json, ", ");
+      text_print(&json, text_part, i ? "B" : "A", i);
+      text_print(&json, ", %s", end_part);
+    }
+    text_print(&json, "]");
   }
-  cJSON *special = cJSON_AddObjectToObject(cJSON_AddObjectToObject(post, "special_tokens"), token);
-  cJSON_AddStringToObject(special, "id", token);
-  double number = id;
-  cJSON_AddItemToObject(special, "ids", cJSON_CreateDoubleArray(&number, 1));
-  cJSON_AddItemToObject(special, "tokens", cJSON_CreateStringArray(&token, 1));
+  text_print(&json, ", \"special_tokens\": {");
+  text_print(&json, token, "[CLS]", "[CLS]", start, "[CLS]");
+  text_print(&json, ", ");
+  text_print(&json, token, "[SEP]", "[SEP]", end, "[SEP]");
+  text_print(&json, "}}");
+  add_object(root, "post_processor", json.data);
+  arena_free(&scratch);
 }
 
 /* Parses what was put together, with the text of it in the arena. */
@@ -174,45 +181,59 @@ static Status load_pair(Arena *arena, const char *folder, const cJSON *config, T
   return finish(arena, path, root, out);
 }
 
-static Status load_lines(Arena *arena, const char *folder, const cJSON *config, Tokenizer **out) {
+static bool is_on(const cJSON *config, const char *name) {
+  return !cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(config, name));
+}
+
+/* BERT's normalizer; what the settings do not say is as transformers has it. */
+static void add_bert_normalizer(cJSON *root, const cJSON *config) {
+  const cJSON *strip = cJSON_GetObjectItemCaseSensitive(config, "strip_accents");
+  cJSON *normalizer = cJSON_AddObjectToObject(root, "normalizer");
+  cJSON_AddStringToObject(normalizer, "type", "BertNormalizer");
+  cJSON_AddBoolToObject(normalizer, "clean_text", true);
+  cJSON_AddBoolToObject(normalizer, "handle_chinese_chars", is_on(config, "tokenize_chinese_chars"));
+  cJSON_AddItemToObject(normalizer, "strip_accents",
+                        cJSON_IsBool(strip) ? cJSON_CreateBool(cJSON_IsTrue(strip)) : cJSON_CreateNull());
+  cJSON_AddBoolToObject(normalizer, "lowercase", is_on(config, "do_lower_case"));
+}
+
+/* A token a line, its id the line's number from 0; an empty line is an id that is not used. */
+static void add_vocab_lines(const FileMap *map, cJSON *vocab, cJSON *added, int32_t *start, int32_t *sep) {
   static const char *const specials[] = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+  int32_t id = 0;
+  for (size_t at = 0; at < map->length; id++) {
+    const char *line = map->data + at, *end = memchr(line, '\n', map->length - at);
+    size_t length = end ? (size_t)(end - line) : map->length - at;
+    at += length + 1;
+    while (length && isspace((unsigned char)line[length - 1])) length--;
+    if (length == 0) continue;
+    Arena scratch = {0};
+    const char *token = arena_strndup(&scratch, line, length);
+    cJSON_AddNumberToObject(vocab, token, id);
+    for (int i = 0; i < 5; i++)
+      if (strcmp(token, specials[i]) == 0) add_added(added, id, token, true, false);
+    if (strcmp(token, "[CLS]") == 0) *start = id;
+    if (strcmp(token, "[SEP]") == 0) *sep = id;
+    arena_free(&scratch);
+  }
+}
+
+static Status load_lines(Arena *arena, const char *folder, const cJSON *config, Tokenizer **out) {
   const char *path = path_join(arena, folder, "vocab.txt");
   FileMap map;
   TRY(file_map(path, &map));
   cJSON *added, *root = new_root(&added), *model = cJSON_CreateObject();
-  bool lower = !cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(config, "do_lower_case"));
-  bool cjk = !cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(config, "tokenize_chinese_chars"));
-  const cJSON *strip = cJSON_GetObjectItemCaseSensitive(config, "strip_accents");
-  add_object(root, "normalizer", "{\"type\": \"BertNormalizer\", \"clean_text\": true}");
-  cJSON *normalizer = cJSON_GetObjectItemCaseSensitive(root, "normalizer");
-  cJSON_AddBoolToObject(normalizer, "handle_chinese_chars", cjk);
-  cJSON_AddItemToObject(normalizer, "strip_accents",
-                        cJSON_IsBool(strip) ? cJSON_CreateBool(cJSON_IsTrue(strip)) : cJSON_CreateNull());
-  cJSON_AddBoolToObject(normalizer, "lowercase", lower);
+  add_bert_normalizer(root, config);
   add_object(root, "pre_tokenizer", "{\"type\": \"BertPreTokenizer\"}");
   add_object(root, "decoder", "{\"type\": \"WordPiece\", \"prefix\": \"##\", \"cleanup\": true}");
   cJSON_AddStringToObject(model, "type", "WordPiece");
   cJSON_AddStringToObject(model, "unk_token", "[UNK]");
   cJSON_AddStringToObject(model, "continuing_subword_prefix", "##");
   cJSON_AddNumberToObject(model, "max_input_chars_per_word", 100);
-  cJSON *vocab = cJSON_AddObjectToObject(model, "vocab");
-  int32_t id = 0, start = -1;
-  for (size_t at = 0; at < map.length; id++) {
-    const char *line = map.data + at, *end = memchr(line, '\n', map.length - at);
-    size_t length = end ? (size_t)(end - line) : map.length - at;
-    at += length + 1;
-    while (length && isspace((unsigned char)line[length - 1])) length--;
-    if (length == 0) continue; /* its id is not used */
-    Arena scratch = {0};
-    const char *token = arena_strndup(&scratch, line, length);
-    cJSON_AddNumberToObject(vocab, token, id);
-    for (int i = 0; i < 5; i++)
-      if (strcmp(token, specials[i]) == 0) add_added(added, id, token, true, false);
-    if (strcmp(token, "[CLS]") == 0) start = id;
-    arena_free(&scratch);
-  }
+  int32_t start = -1, sep = -1;
+  add_vocab_lines(&map, cJSON_AddObjectToObject(model, "vocab"), added, &start, &sep);
   file_unmap(&map);
-  if (start >= 0) add_start(root, "[CLS]", start);
+  if (start >= 0 && sep >= 0) add_bert_template(root, start, sep);
   cJSON_AddItemToObject(root, "model", model);
   return finish(arena, path, root, out);
 }
