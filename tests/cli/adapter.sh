@@ -26,6 +26,16 @@ expect_status 0 generate "$folder/merged" --post "a post" -n 1
 expect_output '^1\.'
 [ "$(wc -c <"$folder/merged/model.safetensors")" -ge $((9 * whole / 10)) ] || complain "the merged model should be whole"
 
+expect_wrong_usage 'an adapter of "q" is not one of a whole .*c_attn' export "$ppo" "$folder/peft" --format peft
+expect_wrong_usage 'is a whole model, not an adapter' export "$base" "$folder/peft" --format peft
+[ ! -e "$folder/peft" ] || complain "a refused export should leave nothing"
+expect_status 0 run tests/cli/tiny.json --out "$folder/whole" --until sft --device cpu --set model.from="$base" \
+  --set adapter.rank=4 --set adapter.targets=qkv,down --set sft.epochs=1
+expect_status 0 export "$(echo "$folder"/whole/stages/sft-*)" "$folder/peft" --format peft
+grep -q '"attn.c_attn", "mlp.c_proj"' "$folder/peft/adapter_config.json" || complain "modules: $(cat "$folder/peft/adapter_config.json")"
+grep -aq 'base_model.model.transformer.h.1.mlp.c_proj.lora_B.weight' "$folder/peft/adapter_model.safetensors" ||
+  complain "tensors should have PEFT's names"
+
 expect_wrong_usage 'adapter.rank is 4, but there is no "model.from"' check tests/cli/tiny.json --set adapter.rank=4
 expect_wrong_usage 'adapter.targets: "w" is not a target; use qkv' check tests/cli/tiny.json --set model.from="$base" \
   --set adapter.rank=4 --set adapter.targets=q,w
