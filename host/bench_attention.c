@@ -88,6 +88,79 @@ static void make_rope(BenchInputs *in, const BenchShape *shape, BenchCall *call)
   call->size = attention_size(in, shape, &s);
 }
 
+/* qk_norm and its backward pass overwrite their input; run after run it would shrink to numbers that are
+ * slow. */
+typedef struct QkNormCase {
+  QkNorm norm; /* first: run takes it for the operation */
+  const void *qkv;
+  size_t bytes;
+} QkNormCase;
+
+typedef struct QkNormBackwardCase {
+  QkNormBackward backward; /* first */
+  const void *dqkv;
+  size_t bytes;
+} QkNormBackwardCase;
+
+/* 3 w an element of the normed heads (read, written, kept) and 4 a head; backward: 3 w, too. The gains
+ * besides. */
+static void make_qk_norm(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  double squares;
+  Sequences s = sequences_of(in, shape, &squares);
+  size_t normed = (size_t)shape->heads + (size_t)shape->kv_heads, N = (size_t)s.tokens,
+         d = (size_t)shape->head_dim;
+  size_t bytes = N * qkv_width(shape) * dtype_bytes(in->backend->storage);
+  QkNorm norm = {.qkv = bench_output(in, bytes),
+                 .kept = bench_output(in, N * normed * d * dtype_bytes(in->backend->storage)),
+                 .rstd = bench_output(in, N * normed * sizeof(float)),
+                 .q_gain = bench_numbers(in, d, ACTIVATION),
+                 .k_gain = bench_numbers(in, d, ACTIVATION),
+                 .rows = s.tokens,
+                 .heads = shape->heads,
+                 .kv_heads = shape->kv_heads,
+                 .head_dim = shape->head_dim,
+                 .epsilon = 1e-6f};
+  call->op = BENCH_OP(in, QkNormCase, .norm = norm,
+                      .qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION), .bytes = bytes);
+  call->bytes =
+      width_of(in) * (3.0 * (double)(N * normed * d) + 2.0 * (double)d) + 4.0 * (double)(N * normed);
+  call->size = attention_size(in, shape, &s);
+}
+
+static void restore_qk_norm(Backend *backend, const void *op) {
+  const QkNormCase *c = op;
+  backend->copy(backend, c->norm.qkv, c->qkv, c->bytes);
+}
+
+static void make_qk_norm_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  double squares;
+  Sequences s = sequences_of(in, shape, &squares);
+  size_t normed = (size_t)shape->heads + (size_t)shape->kv_heads, N = (size_t)s.tokens,
+         d = (size_t)shape->head_dim;
+  size_t bytes = N * qkv_width(shape) * dtype_bytes(in->backend->storage);
+  QkNormBackward backward = {.dqkv = bench_output(in, bytes),
+                             .kept = bench_numbers(in, N * normed * d, ACTIVATION),
+                             .rstd = bench_floats(in, N * normed, ACTIVATION),
+                             .q_gain = bench_numbers(in, d, ACTIVATION),
+                             .k_gain = bench_numbers(in, d, ACTIVATION),
+                             .dq_gain = bench_numbers(in, d, WEIGHT),
+                             .dk_gain = bench_numbers(in, d, WEIGHT),
+                             .rows = s.tokens,
+                             .heads = shape->heads,
+                             .kv_heads = shape->kv_heads,
+                             .head_dim = shape->head_dim};
+  call->op = BENCH_OP(in, QkNormBackwardCase, .backward = backward,
+                      .dqkv = bench_numbers(in, N * qkv_width(shape), WEIGHT), .bytes = bytes);
+  call->bytes =
+      width_of(in) * (3.0 * (double)(N * normed * d) + 6.0 * (double)d) + 4.0 * (double)(N * normed);
+  call->size = attention_size(in, shape, &s);
+}
+
+static void restore_qk_norm_backward(Backend *backend, const void *op) {
+  const QkNormBackwardCase *c = op;
+  backend->copy(backend, c->backward.dqkv, c->dqkv, c->bytes);
+}
+
 /* 4 w Hkv d a row: keys and values are read and written. */
 static void make_kv_store(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
   double squares;
@@ -134,6 +207,8 @@ static void make_attention_decode(BenchInputs *in, const BenchShape *shape, Benc
 BENCH_RUN(attention)
 BENCH_RUN(attention_backward)
 BENCH_RUN(rope)
+BENCH_RUN(qk_norm)
+BENCH_RUN(qk_norm_backward)
 BENCH_RUN(kv_store)
 BENCH_RUN(attention_decode)
 
@@ -145,6 +220,10 @@ static const BenchKernel rows[] = {
     {"attention_decode", SET_ALL, "one new token a row against caches", make_attention_decode,
      run_attention_decode, NULL, NULL},
     {"rope", SET_ALL, "rotary embedding in place", make_rope, run_rope, NULL, NULL},
+    {"qk_norm", SET_ALL, "RMS norm of query and key heads in place", make_qk_norm, run_qk_norm,
+     restore_qk_norm, NULL},
+    {"qk_norm_backward", SET_ALL, "its gradients", make_qk_norm_backward, run_qk_norm_backward,
+     restore_qk_norm_backward, NULL},
     {"kv_store", SET_RLHF | SET_LARGE | SET_TINY, "keys and values into a cache", make_kv_store, run_kv_store,
      NULL, NULL},
 };

@@ -62,14 +62,28 @@ static int names_under(Arena *arena, const char *section, const char **names) {
   return count;
 }
 
-/* A known key elsewhere with the same last name: "lambda" -> "ppo.lambda". */
-static const char *same_name_elsewhere(const char *path) {
-  const char *dot = strrchr(path, '.'), *name = dot ? dot + 1 : path;
-  for (int i = 0; i < experiment_key_count; i++) {
-    const char *known = strrchr(experiment_keys[i].path, '.');
-    if (known && strcmp(known + 1, name) == 0) return experiment_keys[i].path;
+/* How many of the last names of two dotted paths are the same. */
+static int same_last_names(const char *a, const char *b) {
+  const char *x = a + strlen(a), *y = b + strlen(b);
+  int same = 0;
+  while (x > a && y > b && x[-1] == y[-1]) {
+    x--, y--;
+    same += *x == '.';
   }
-  return NULL;
+  bool whole = (x == a || x[-1] == '.') && (y == b || y[-1] == '.') && *x != '.';
+  return same + whole;
+}
+
+/* The known key elsewhere that shares the most last names: "lambda" -> "ppo.lambda". */
+static const char *same_name_elsewhere(const char *path) {
+  const char *best = NULL;
+  for (int i = 0, most = 0; i < experiment_key_count; i++) {
+    int same = same_last_names(path, experiment_keys[i].path);
+    if (same <= most) continue;
+    most = same;
+    best = experiment_keys[i].path;
+  }
+  return best;
 }
 
 /* The length of the longest beginning of path that is a known key; 0 for none. */

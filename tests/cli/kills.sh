@@ -34,17 +34,18 @@ same_as_undisturbed() {
   [ -z "$left" ] || complain "nothing should be left behind: $left"
 }
 
-# damage STATE: cuts the file or flips one of its bytes.
+# flip FILE AT: another value for the byte there.
+flip() {
+  byte=$(od -An -tu1 -j "$2" -N 1 "$1" | tr -d ' ')
+  printf "\\$(printf %o $((byte ^ 1)))" | dd of="$1" bs=1 seek="$2" conv=notrunc 2>/dev/null
+}
+
+# damage FILE: cuts it or flips one of its bytes.
 damage() {
   draw "$(stat -c %s "$1")"
   at=$drawn
   draw 2
-  if [ "$drawn" = 0 ]; then
-    truncate -s "$at" "$1"
-  else
-    byte=$(od -An -tu1 -j "$at" -N 1 "$1" | tr -d ' ')
-    printf "\\$(printf %o $((byte ^ 1)))" | dd of="$1" bs=1 seek="$at" conv=notrunc 2>/dev/null
-  fi
+  if [ "$drawn" = 0 ]; then truncate -s "$at" "$1"; else flip "$1" "$at"; fi
 }
 
 last="popalm run (undisturbed)"
@@ -66,7 +67,7 @@ for damaged in $damages_tried; do
   case $damaged in
     cut) truncate -s 1000 "$saved" ;;
     empty) truncate -s 0 "$saved" ;;
-    flip) printf '\377' | dd of="$saved" bs=1 seek=$(($(stat -c %s "$saved") - 100)) conv=notrunc 2>/dev/null ;;
+    flip) flip "$saved" $(($(stat -c %s "$saved") - 100)) ;;
   esac
   "$popalm" $run "$folder/b" >"$folder/out" 2>"$folder/err" </dev/null || complain "status 0 expected"
   expect_error "^$saved: "

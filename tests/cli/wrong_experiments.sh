@@ -41,7 +41,7 @@ done <<'TABLE'
 {"data": {"synth": {}},\n "ppo": {"curriculum": {"pase": null}}}
 > e.json:2:25: unknown key "ppo.curriculum.pase"; did you mean "ppo.curriculum.pace"?
 {"data": {"synth": {}}, "learning_rate": 1e-5}
-> e.json:1:25: unknown key "learning_rate"; use one of: $schema, extends, name, preset, seed, device, data, tokenizer, model, sft, reward, ppo, evaluate, gates, checkpoint, ablate
+> e.json:1:25: unknown key "learning_rate"; use one of: $schema, extends, name, preset, seed, device, data, tokenizer, model, adapter, sft, reward, ppo, evaluate, memory, gates, checkpoint, ablate
 {"data": {"synth": {}},\n\n  "lr": 1e-5}
 > e.json:3:3: unknown key "lr"; did you mean "sft.lr"?
 {"data": {"synth": {}}, "ppo": {"lr": "1e-5"}}

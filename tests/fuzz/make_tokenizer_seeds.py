@@ -48,7 +48,7 @@ def byte_level(name, cut):
         tokenizer.normalizer = normalizers.NFC()
     alphabet = [] if name == "smollm2" else pre_tokenizers.ByteLevel.alphabet()[:64]
     tokenizer.train_from_iterator(TEXTS * 2, trainers.BpeTrainer(
-        vocab_size=200, show_progress=False, initial_alphabet=alphabet))
+        vocab_size=300, show_progress=False, initial_alphabet=alphabet))
     return tokenizer
 
 

@@ -96,7 +96,7 @@ static void ids_and_texts_are_those_of_the_tokenizers_library(void **state) {
 static void older_files_are_saved_as_tokenizer_json(void **state) {
   (void)state;
   static const char *const names[] = {"pair", "lines"};
-  static const char *const ends[] = {"</s>", "[SEP]"};
+  static const char *const ends[] = {"<s>", "[SEP]"};
   for (int i = 0; i < 2; i++) {
     Arena arena = {0};
     char folder[] = "/tmp/popalm-tokenizer-XXXXXX";
