@@ -97,6 +97,14 @@ static void a_lying_header_is_refused_with_its_offset(void **state) {
     put(from + patch->distance, patch->value, patch->size);
     refused(&arena, &bytes, patch->what, patch->said);
   }
+  Text bytes = read_model(&arena);
+  put(bytes.data + 24, bytes.length - 32 + 1, 8);
+  refused(&arena, &bytes, "a key one byte longer than the file", "longer than the rest");
+  bytes = read_model(&arena);
+  char *value = behind(&bytes, "llama.context_length");
+  put(value, (uint64_t)GGUF_U64 << 32 | GGUF_ARRAY, 8);
+  put(value + 8, bytes.length / 2, 8);
+  refused(&arena, &bytes, "an array of more bytes than the file", "longer than the rest");
   arena_free(&arena);
 }
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "models/import.h"
+#include "models/model.h"
 #include "testing.h"
 
 #define FIXTURES "tests/fixtures/models/"
@@ -129,6 +130,52 @@ static void export_and_import_give_the_same_bits(void **state) {
   }
 }
 
+/* Tensors are moved about a million values at a time; these have up to three million, and pieces that end
+ * inside of the queries, keys and values. */
+static void tensors_of_several_pieces_go_out_and_in(void **state) {
+  (void)state;
+  Backend *backend;
+  assert_int_equal(cpu_backend_open(0, &backend), OK);
+  for (int gpt2 = 0; gpt2 < 2; gpt2++) {
+    DecoderConfig config = {.vocab = 16,
+                            .hidden = gpt2 ? 1024 : 1032,
+                            .layers = 1,
+                            .heads = 16,
+                            .kv_heads = gpt2 ? 16 : 4,
+                            .head_dim = 64,
+                            .mlp = 1032,
+                            .max_positions = 8,
+                            .norm = gpt2 ? NORM_LAYER : NORM_RMS,
+                            .norm_epsilon = 1e-5f,
+                            .rope = !gpt2,
+                            .rope_theta = 10000,
+                            .activation = gpt2 ? ACTIVATION_GELU : ACTIVATION_SWIGLU,
+                            .bias = gpt2,
+                            .qkv_bias = gpt2,
+                            .tied = true};
+    Model model;
+    const char *folder = new_folder();
+    assert_int_equal(model_create(&arena, &model, backend, &config, NULL, (ModelParts){0}, false, 3), OK);
+    assert_int_equal(model_save(&model, folder), OK);
+    model_free(&model);
+    SafeFile before;
+    assert_int_equal(safetensors_open(&arena, path_join(&arena, folder, "model.safetensors"), &before), OK);
+    for (int gguf = 0; gguf < 2; gguf++) {
+      SafeFile after;
+      const char *again = imported(exported(folder, gguf, ELEMENT_F32), gguf);
+      assert_int_equal(safetensors_open(&arena, path_join(&arena, again, "model.safetensors"), &after), OK);
+      assert_int_equal(before.count, after.count);
+      for (int t = 0; t < before.count; t++) {
+        const SafeTensor *a = &before.tensors[t], *b = safetensors_find(&after, a->name);
+        if (memcmp(a->data, b->data, a->bytes) != 0) fail_msg("%s has changed", a->name);
+      }
+      safetensors_close(&after);
+    }
+    safetensors_close(&before);
+  }
+  backend->close(backend);
+}
+
 /* The tensors that go out are those that transformers saved, bit for bit. */
 static void an_export_has_the_tensors_that_came_in(void **state) {
   (void)state;
@@ -152,6 +199,22 @@ static void an_export_has_the_tensors_that_came_in(void **state) {
     safetensors_close(&before);
     safetensors_close(&after);
   }
+}
+
+static void f16_refuses_what_it_cannot_hold(void **state) {
+  (void)state;
+  const char *folder = copy_fixture("smollm2"), *weights = path_join(&arena, folder, "model.safetensors");
+  Text text = read_file(weights);
+  uint64_t header;
+  float large = 70000;
+  memcpy(&header, text.data, 8);
+  memcpy(text.data + 8 + header, &large, sizeof large);
+  write_file(weights, text.data, text.length);
+  OwnModel model;
+  assert_int_equal(export_open(&arena, imported(folder, false), &model), OK);
+  REFUSED(export_hf(&arena, &model, new_folder(), ELEMENT_F16, -1), "70000 as F16", "70000", "--type bf16");
+  assert_int_equal(export_hf(&arena, &model, new_folder(), ELEMENT_BF16, -1), OK);
+  export_close(&model);
 }
 
 /* Rows of no whole blocks of 32 stand as F16 in a Q8_0 file. */
@@ -342,6 +405,10 @@ static void folders_that_are_not_whole_are_refused(void **state) {
        "\"transformer.wpe.weight\":{\"dtype\":\"F32\",\"shape\":[16,32]");
   REFUSED(import_into(folder, false, 0, new_folder()), "another shape", "16 x 32", "32 x 16", "offset");
   write_file(weights, text.data, text.length);
+  edit(weights, "\"transformer.wpe.weight\":{\"dtype\":\"F32\"",
+       "\"transformer.wpe.weight\":{\"dtype\":\"I32\"");
+  REFUSED(import_into(folder, false, 0, new_folder()), "integers", "has type I32; convert", "offset");
+  write_file(weights, text.data, text.length);
   edit(path_join(&arena, folder, "config.json"), "\"n_layer\": 2", "\"n_layer\": 1");
   REFUSED(import_into(folder, false, 0, new_folder()), "a layer too many", "has no place",
           "transformer.h.1.");
@@ -389,7 +456,9 @@ static int remove_root(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(export_and_import_give_the_same_bits),
+      cmocka_unit_test(tensors_of_several_pieces_go_out_and_in),
       cmocka_unit_test(an_export_has_the_tensors_that_came_in),
+      cmocka_unit_test(f16_refuses_what_it_cannot_hold),
       cmocka_unit_test(f16_rounds_once_and_stands_in_for_q8_0),
       cmocka_unit_test(a_tokenizer_goes_through_json_unchanged),
       cmocka_unit_test(scaled_rope_does_not_go_to_gguf),
