@@ -14,15 +14,17 @@ typedef struct Device {
   const char *name;
   Status (*open)(int index, Backend **out);
   int (*count)(void);
+  const char *(*problem)(void); /* why the count is 0 */
 } Device;
 
 static int one(void) { return 1; }
+static const char *none(void) { return ""; }
 
 static const Device devices[] = {
 #ifdef POPALM_CUDA
-    {"cuda", cuda_backend_open, cuda_backend_devices},
+    {"cuda", cuda_backend_open, cuda_backend_devices, cuda_backend_problem},
 #endif
-    {"cpu", cpu_backend_open, one},
+    {"cpu", cpu_backend_open, one, none},
 };
 
 /* The row of the table that device names, and the number behind its colon. */
@@ -71,4 +73,14 @@ Status backend_kind(const char *device, const char **out) {
   TRY(find_device(device, &found, &number));
   *out = found->name;
   return OK;
+}
+
+int backend_devices(const char *kind, const char **why) {
+  for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+    if (strcmp(devices[i].name, kind) != 0) continue;
+    *why = devices[i].problem();
+    return devices[i].count();
+  }
+  *why = "not in this build; install nvcc, remove the build folder and start again";
+  return 0;
 }

@@ -471,6 +471,9 @@ Status backend_open(const char *device, Backend **out) CHECKED;
 /* The kind of backend that device would open, without opening it: "cpu" or "cuda". */
 Status backend_kind(const char *device, const char **out) CHECKED;
 
+/* How many devices of this kind ("cpu" or "cuda") can be used; *why says why there are none. */
+int backend_devices(const char *kind, const char **why);
+
 /* The implementations; each is one row of the table in backend.c. */
 Status cpu_backend_open(int index, Backend **out) CHECKED;
 #ifdef POPALM_CUDA

@@ -78,17 +78,14 @@ Status command_devices(Arena *arena, int argc, char **argv) {
   Arguments arguments;
   TRY(command_line_parse(arena, &line, argc, argv, &arguments));
   if (arguments.help) return OK;
-#ifdef POPALM_CUDA
-  for (int i = 0; i < cuda_backend_devices(); i++) TRY(print_device(arena_print(arena, "cuda:%d", i)));
-  if (cuda_backend_devices() == 0) printf("cuda: none that can be used: %s\n", cuda_backend_problem());
-#endif
+  const char *why;
+  int gpus = backend_devices("cuda", &why);
+  for (int i = 0; i < gpus; i++) TRY(print_device(arena_print(arena, "cuda:%d", i)));
+  if (gpus == 0) printf("cuda: none that can be used: %s\n", why);
   TRY(print_device("cpu"));
   double available = memory_field("MemAvailable");
   if (available > 0) printf("  available now: %.1f GiB\n", available / 0x1p30);
   print_instruction_sets();
-#ifndef POPALM_CUDA
-  puts("cuda: not in this build; install nvcc, remove the build folder and start again");
-#endif
   print_libraries();
   return OK;
 }

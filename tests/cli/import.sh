@@ -51,7 +51,7 @@ expect_wrong_usage 'config.json' import "$folder/runs" "$folder/no"
 expect_wrong_usage 'does not begin with GGUF' import "$folder/tiny.json" "$folder/no"
 expect_wrong_usage 'No such file' import "$folder/gone" "$folder/no"
 expect_wrong_usage 'use f32, f16 or bf16' export "$sft" "$folder/no" --type q8_0
-expect_wrong_usage 'use hf or gguf' export "$sft" "$folder/no" --format onnx
+expect_wrong_usage 'use hf, gguf or peft' export "$sft" "$folder/no" --format onnx
 [ ! -e "$folder/no" ] || complain "nothing should be written"
 for size in 4 100 1000 20000; do
   head -c $size tests/fixtures/models/smollm2.gguf >"$folder/cut.gguf"
