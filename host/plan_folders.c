@@ -1,7 +1,6 @@
 #include "plan_folders.h"
 
 #include <cjson/cJSON.h>
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,22 +13,6 @@
 #include "plan_lock.h"
 
 enum { KEY_DIGITS = 16 }; /* of the key, at the end of a stage folder's name */
-
-static int is_name(const struct dirent *entry) { return entry->d_name[0] != '.'; }
-
-/* The names in a folder, sorted; none when there is no such folder. */
-static int names_in(Arena *arena, const char *folder, const char ***out) {
-  struct dirent **entries;
-  int count = scandir(folder, &entries, is_name, alphasort);
-  *out = NEW(arena, const char *, count > 0 ? count : 1);
-  if (count < 0) return 0;
-  for (int i = 0; i < count; i++) {
-    (*out)[i] = arena_strdup(arena, entries[i]->d_name);
-    free(entries[i]);
-  }
-  free(entries);
-  return count;
-}
 
 static bool is_folder(const char *path) {
   struct stat info;
@@ -45,7 +28,7 @@ static void add_size(Arena *arena, const char *path, FolderSize *size) {
   if (!S_ISDIR(info.st_mode)) return;
   if (!size->changed) size->changed = info.st_mtime;
   const char **names;
-  int count = names_in(arena, path, &names);
+  int count = folder_names(arena, path, &names);
   for (int i = 0; i < count; i++) add_size(arena, path_join(arena, path, names[i]), size);
 }
 
@@ -84,15 +67,15 @@ static void mark_used(Arena *arena, const OutFolder *out, StageFolder *stage, in
 static void follow_links(Arena *arena, OutFolder *out, int run) {
   const char *arms_folder = path_join(arena, path_join(arena, out->path, out->runs[run].name), "arms");
   const char **arms, **seeds, **links;
-  int arm_count = names_in(arena, arms_folder, &arms);
+  int arm_count = folder_names(arena, arms_folder, &arms);
   out->runs[run].arms = arm_count;
   for (int a = 0; a < arm_count; a++) {
     const char *arm = path_join(arena, arms_folder, arms[a]);
-    int seed_count = names_in(arena, arm, &seeds);
+    int seed_count = folder_names(arena, arm, &seeds);
     out->runs[run].seeds += seed_count;
     for (int s = 0; s < seed_count; s++) {
       const char *seed = path_join(arena, arm, seeds[s]);
-      int link_count = names_in(arena, seed, &links);
+      int link_count = folder_names(arena, seed, &links);
       for (int i = 0; i < link_count; i++) {
         char target[4096];
         ssize_t length = readlink(path_join(arena, seed, links[i]), target, sizeof target - 1);
@@ -109,7 +92,7 @@ static void follow_links(Arena *arena, OutFolder *out, int run) {
 
 static void read_stages(Arena *arena, OutFolder *out) {
   const char *folder = path_join(arena, out->path, "stages"), **names;
-  int count = names_in(arena, folder, &names);
+  int count = folder_names(arena, folder, &names);
   out->stages = NEW(arena, StageFolder, count);
   for (int i = 0; i < count; i++) {
     StageFolder stage = {.name = names[i], .path = path_join(arena, folder, names[i])};
@@ -126,7 +109,7 @@ static void read_stages(Arena *arena, OutFolder *out) {
 
 Status out_folder_read(Arena *arena, const char *path, OutFolder *out) {
   const char **names;
-  int count = names_in(arena, path, &names);
+  int count = folder_names(arena, path, &names);
   *out = (OutFolder){.path = path, .runs = NEW(arena, RunFolder, count)};
   for (int i = 0; i < count; i++) {
     const char *folder = path_join(arena, path, names[i]);
@@ -147,7 +130,7 @@ Status out_folder_read(Arena *arena, const char *path, OutFolder *out) {
 
 static Status remove_tree(Arena *arena, const char *path) {
   const char **names;
-  int count = is_folder(path) ? names_in(arena, path, &names) : 0;
+  int count = is_folder(path) ? folder_names(arena, path, &names) : 0;
   for (int i = 0; i < count; i++) TRY(remove_tree(arena, path_join(arena, path, names[i])));
   if (remove(path) == 0 || errno == ENOENT) return OK;
   return fail(FAILED, "%s: cannot be removed: %s; check its rights", path, strerror(errno));

@@ -1,6 +1,5 @@
 #include "report_data.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,8 +152,6 @@ static Status read_run(Arena *arena, ReportData *data, ReportRun *run) {
   return OK;
 }
 
-static int is_name(const struct dirent *entry) { return entry->d_name[0] != '.'; }
-
 /* Where the experiment lists the arm; arms that it does not list come last. */
 static int listed_at(const ReportData *data, const char *arm) {
   const cJSON *ablate = cJSON_GetObjectItemCaseSensitive(data->experiment, "ablate");
@@ -172,23 +169,9 @@ static int by_seed(const void *a, const void *b) {
   return (x->seed > y->seed) - (x->seed < y->seed);
 }
 
-/* The names in a folder, sorted; none when there is no such folder. */
-static int list(Arena *arena, const char *folder, const char ***out) {
-  struct dirent **entries;
-  int count = scandir(folder, &entries, is_name, alphasort);
-  if (count < 0) return 0;
-  *out = NEW(arena, const char *, count + 1);
-  for (int i = 0; i < count; i++) {
-    (*out)[i] = arena_strdup(arena, entries[i]->d_name);
-    free(entries[i]);
-  }
-  free(entries);
-  return count;
-}
-
 static Status read_arm(Arena *arena, ReportData *data, const char *arms_folder, int index) {
   const char *folder = path_join(arena, arms_folder, data->arms[index]), **names;
-  int count = list(arena, folder, &names), first = data->run_count;
+  int count = folder_names(arena, folder, &names), first = data->run_count;
   ReportRun *runs = NEW(arena, ReportRun, data->run_count + count);
   if (data->run_count) memcpy(runs, data->runs, sizeof(ReportRun) * (size_t)data->run_count);
   data->runs = runs;
@@ -217,7 +200,7 @@ static Status read_all(Arena *arena, ReportData *data) {
   data->name = cJSON_IsString(name) ? name->valuestring : "experiment";
 
   const char *arms_folder = path_join(arena, data->folder, "arms");
-  data->arm_count = list(arena, arms_folder, &data->arms);
+  data->arm_count = folder_names(arena, arms_folder, &data->arms);
   for (int i = 1; i < data->arm_count; i++) /* a stable sort of a few */
     for (int k = i; k > 0 && listed_at(data, data->arms[k - 1]) > listed_at(data, data->arms[k]); k--) {
       const char *swapped = data->arms[k];

@@ -1,5 +1,6 @@
 #include "base/text.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -198,6 +199,21 @@ Status file_write(const char *path, const void *data, size_t length) {
 }
 
 bool file_exists(const char *path) { return access(path, F_OK) == 0; }
+
+static int is_shown(const struct dirent *entry) { return entry->d_name[0] != '.'; }
+
+int folder_names(Arena *arena, const char *folder, const char ***out) {
+  struct dirent **entries;
+  int count = scandir(folder, &entries, is_shown, alphasort);
+  *out = NEW(arena, const char *, count > 0 ? count : 1);
+  if (count < 0) return 0;
+  for (int i = 0; i < count; i++) {
+    (*out)[i] = arena_strdup(arena, entries[i]->d_name);
+    free(entries[i]);
+  }
+  free(entries);
+  return count;
+}
 
 Status make_folders(const char *path) {
   char part[4096];
