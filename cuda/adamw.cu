@@ -22,17 +22,6 @@ struct Group {
   float w[4], m[4], v[4], g[4];
 };
 
-DEVICE void load_floats(const float *from, float (&to)[4]) {
-  Bytes16 bytes = load16(from);
-  for (int i = 0; i < 4; i++) to[i] = bits_to_float(bytes.word[i]);
-}
-
-DEVICE void store_floats(float *to, const float (&from)[4]) {
-  Bytes16 bytes;
-  for (int i = 0; i < 4; i++) bytes.word[i] = float_to_bits(from[i]);
-  store16(to, bytes);
-}
-
 /* count: of the four, those that exist. whole: all do and the accesses are aligned. */
 DEVICE void load_group(const AdamW &a, size_t first, int count, bool whole, Group &x) {
   const bf16 *grad = static_cast<const bf16 *>(a.grad) + first;

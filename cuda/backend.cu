@@ -1,8 +1,9 @@
 /* One NVIDIA GPU: memory, copies, recordings and errors. The operations stand in the files of their names.
  *
- * Everything runs in order on one stream. Uploads go through pinned segments, so that the host need not wait for
- * the device; it waits only in download, synchronize, timer_stop, and in alloc and free, which happen between
- * steps. Errors of launches and calls are kept (cuda_note) and reported by the next download or synchronize. */
+ * Everything runs in order on one stream. Uploads go through pinned segments, so that the host need not wait
+ * for the device; it waits only in download, synchronize, timer_stop, and in alloc and free, which happen
+ * between steps. Errors of launches and calls are kept (cuda_note) and reported by the next download or
+ * synchronize. */
 #include <cuda_runtime.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,10 +20,10 @@ const size_t segment_bytes = 4u << 20;
 
 /* Pinned memory that uploads pass through, a segment after the other. */
 struct Staging {
-  unsigned char *memory;          /* [segments * segment_bytes] */
-  cudaEvent_t copied[segments];   /* the segment's copies are done */
-  int segment;                    /* the one being filled */
-  size_t filled;                  /* bytes of it */
+  unsigned char *memory;        /* [segments * segment_bytes] */
+  cudaEvent_t copied[segments]; /* the segment's copies are done */
+  int segment;                  /* the one being filled */
+  size_t filled;                /* bytes of it */
 };
 
 struct Device : CudaState {
@@ -30,8 +31,8 @@ struct Device : CudaState {
   char name[16];
   Staging staging;
   cudaEvent_t timer[2];
-  int recordings;               /* alive: their kernels use the workspaces of their time */
-  std::vector<void *> retired;  /* workspaces that were outgrown meanwhile */
+  int recordings;              /* alive: their kernels use the workspaces of their time */
+  std::vector<void *> retired; /* workspaces that were outgrown meanwhile */
 };
 
 Device *device_of(Backend *backend) { return static_cast<Device *>(cuda_state(backend)); }
@@ -290,13 +291,11 @@ Status cuda_backend_open(int index, Backend **out) {
   if (error != cudaSuccess)
     return fail(FAILED, "cuda:%d: %s; try another device, or --device cpu", index, cudaGetErrorString(error));
   if (properties.major < 8)
-    return fail(INVALID, "cuda:%d: %s has compute capability %d.%d and 8.0 is needed; use --device cpu", index,
-                properties.name, properties.major, properties.minor);
+    return fail(INVALID, "cuda:%d: %s has compute capability %d.%d and 8.0 is needed; use --device cpu",
+                index, properties.name, properties.major, properties.minor);
   Device *device = new (std::nothrow) Device();
   if (!device) return fail(FAILED, "out of memory for the backend cuda:%d; close other programs", index);
-  device->device = index;
   device->sm_count = properties.multiProcessorCount;
-  device->sm_version = 10 * properties.major + properties.minor;
   snprintf(device->name, sizeof device->name, "cuda:%d", index);
   fill_table(device);
   error = make_streams(device);

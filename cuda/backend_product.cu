@@ -1,10 +1,10 @@
-/* cuda_product by cuBLASLt: d = scale a b (+ bias) (+ d), the epilogue fused. The library is opened at run time: it is
- * half a gigabyte, which a run on the CPU need not load, and a machine without it still has the kernel of
- * product.cu. cuBLASLt knows column-major matrices; a row-major matrix is its transposed, so it computes
- * d^T [n, m] = b^T a^T.
+/* cuda_product by cuBLASLt: d = scale a b (+ bias) (+ d), the epilogue fused. The library is opened at run
+ * time: it is half a gigabyte, which a run on the CPU need not load, and a machine without it still has the
+ * kernel of product.cu. cuBLASLt knows column-major matrices; a row-major matrix is its transposed, so it
+ * computes d^T [n, m] = b^T a^T.
  *
- * What the library suggests for a shape is kept, one suggestion a slot of a hash table: asking costs it tens of
- * microseconds. The same shape gets the same algorithm in every run, so results are reproducible. */
+ * What the library suggests for a shape is kept, one suggestion a slot of a hash table: asking costs it tens
+ * of microseconds. The same shape gets the same algorithm in every run, so results are reproducible. */
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 #include <dlfcn.h>
@@ -145,8 +145,9 @@ bool ask_for_algorithm(CublasLt *l, Plan *plan) {
   cublasLtMatmulHeuristicResult_t result = {};
   size_t scratch = workspace_bytes;
   int found = 0;
-  bool good = !l->preference_create(&preference) &&
-              !l->preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &scratch, sizeof scratch);
+  bool good =
+      !l->preference_create(&preference) &&
+      !l->preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &scratch, sizeof scratch);
   for (const auto &alignment : alignments)
     good = good && !l->preference_set(preference, alignment.name, &alignment.bytes, sizeof alignment.bytes);
   good = good && !l->suggest(l->handle, plan->product, plan->a, plan->b, plan->d, plan->d, preference, 1,

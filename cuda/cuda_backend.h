@@ -11,12 +11,11 @@ extern "C" {
 struct CUstream_st;
 
 struct CudaState {
-  int device;
-  int sm_count;           /* multiprocessors */
-  int sm_version;         /* 10 * major + minor of the compute capability */
-  CUstream_st *stream;    /* everything runs on it, in order */
-  uint32_t *grid_counter; /* device, one word whose lower 31 bits are 0 at rest: see grid_barrier, last_block */
-  void *workspace;        /* device scratch, see cuda_workspace */
+  int sm_count;        /* multiprocessors */
+  CUstream_st *stream; /* everything runs on it, in order */
+  uint32_t
+      *grid_counter; /* device, one word whose lower 31 bits are 0 at rest: see grid_barrier, last_block */
+  void *workspace;   /* device scratch, see cuda_workspace */
   size_t workspace_bytes;
   struct CublasLt *library; /* for cuda_product; NULL: every product goes by the kernel of product.cu */
   const char *failed;       /* kernel or call of the first error, or NULL */
@@ -33,8 +32,8 @@ void *cuda_workspace(Backend *backend, size_t bytes);
  * program. */
 void cuda_note(CudaState *state, int error, const char *what);
 
-/* d [m, n] = scale a [m, k] b [k, n], bf16 in, fp32 sums. All row-major; a leading dimension is the distance of two
- * stored rows in elements. The host-run tests have a plain loop for cuda_product. */
+/* d [m, n] = scale a [m, k] b [k, n], bf16 in, fp32 sums. All row-major; a leading dimension is the distance
+ * of two stored rows in elements. The host-run tests have a plain loop for cuda_product. */
 struct Product {
   const void *a, *b;
   void *d;
@@ -48,6 +47,11 @@ struct Product {
   float scale;      /* 0: 1 */
 };
 void cuda_product(Backend *backend, const Product *product);
+/* into[c] += sum of partial[s][c] over the slices in a fixed order, of partial [slices, split + others]: the
+ * first `split` columns to first, the others to second; bf16 both, NULL: left out. The second step of sums
+ * over rows. */
+void cuda_add_slices(Backend *backend, const float *partial, int slices, void *first, int split, void *second,
+                     int others);
 /* The kernel of product.cu: any shape and alignment, no library. */
 void cuda_product_plain(Backend *backend, const Product *product);
 

@@ -44,16 +44,6 @@ __global__ void __launch_bounds__(threads)
   partial[static_cast<size_t>(blockIdx.y) * static_cast<size_t>(columns) + static_cast<size_t>(out)] = total;
 }
 
-__global__ void __launch_bounds__(threads)
-    add_slices(const float *partial, int slices, int columns, bf16 *dbias) {
-  int column = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (column >= columns) return;
-  float total = 0.0f;
-  for (int s = 0; s < slices; s++)
-    total += partial[static_cast<size_t>(s) * static_cast<size_t>(columns) + static_cast<size_t>(column)];
-  dbias[column] = to_bf16(to_float(dbias[column]) + total);
-}
-
 int stride_of(const LinearBackward &op) { return op.dy_stride ? op.dy_stride : op.out; }
 
 void add_column_sums(Backend *backend, const LinearBackward &op) {
@@ -64,8 +54,7 @@ void add_column_sums(Backend *backend, const LinearBackward &op) {
   if (!partial) return;
   launch(cuda_state(backend), {"column_sums", dim3(column_blocks, slices), threads, 0}, column_sums,
          static_cast<const bf16 *>(op.dy), stride_of(op), op.rows, op.out, partial);
-  launch(cuda_state(backend), {"add_slices", column_blocks, threads, 0}, add_slices, partial,
-         static_cast<int>(slices), op.out, static_cast<bf16 *>(op.dbias));
+  cuda_add_slices(backend, partial, static_cast<int>(slices), op.dbias, op.out, nullptr, 0);
 }
 
 }  // namespace

@@ -12,7 +12,6 @@ namespace {
 
 const int most_slices = 528; /* 4 blocks a multiprocessor of a large GPU */
 const int least_steps = 4;   /* rows a thread sees at least, where there are that many */
-const int join_warps = 16;
 
 /* Sums of the columns over the rows that the block took: to[H]. scratch: [rows at once, H]. */
 template <int lanes, int spans>
@@ -125,27 +124,6 @@ __global__ void __launch_bounds__(most_threads)
   }
 }
 
-/* 32 columns a block of dgain (blockIdx.y = 0) or dbias; every warp adds a range of slices, then the ranges.
- */
-__global__ void __launch_bounds__(join_warps * 32)
-    norm_add_slices(const float *partial, int slices, int hidden, bf16 *dgain, bf16 *dbias) {
-  SHARED(float, sums, [join_warps][32]);
-  bf16 *to = blockIdx.y == 0 ? dgain : dbias;
-  int column = static_cast<int>(blockIdx.x) * 32 + lane_index(), range = ceil_div(slices, join_warps);
-  int first = warp_index() * range, end = first + range < slices ? first + range : slices;
-  if (!to) return;
-  size_t stride = 2 * static_cast<size_t>(hidden);
-  const float *from = partial + static_cast<size_t>(blockIdx.y) * static_cast<size_t>(hidden) + column;
-  float total = 0.0f;
-  if (column < hidden)
-    for (int s = first; s < end; s++) total += from[static_cast<size_t>(s) * stride];
-  sums[warp_index()][lane_index()] = total;
-  block_sync();
-  if (warp_index() != 0 || column >= hidden) return;
-  for (int w = 1; w < join_warps; w++) total += sums[w][lane_index()];
-  to[column] = to_bf16(to_float(to[column]) + total);
-}
-
 typedef void (*Kernel)(NormBackward, int, float *);
 const RowKernel<Kernel> kernels[] = {
     {64, 8, norm_backward<8, 1>},
@@ -185,7 +163,5 @@ void cuda_norm_backward(Backend *backend, const NormBackward *op) {
            partial);
   }
   if (!sums) return;
-  unsigned column_blocks = static_cast<unsigned>(ceil_div(op->hidden, 32));
-  launch(state, {"norm_add_slices", dim3(column_blocks, 2), join_warps * 32, 0}, norm_add_slices, partial,
-         slices, op->hidden, static_cast<bf16 *>(op->dgain), static_cast<bf16 *>(op->dbias));
+  cuda_add_slices(backend, partial, slices, op->dgain, op->hidden, op->dbias, op->hidden);
 }

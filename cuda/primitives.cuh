@@ -1,39 +1,43 @@
-/* The only header that a kernel file includes: every instruction that plain CUDA C++ has no word for, under
- * one name with two meanings.
+/* clang-format off */
+/* The only header that a kernel file includes: every instruction that plain CUDA C++ has no word for, under one name with
+ * two meanings.
  *
- *   device meaning   nvcc: intrinsics and PTX (this file)
- *   host meaning     a C++ compiler: tests/kernels/emulator.h, which runs the same kernel source on the CPU,
- * checks how the threads meet, and needs neither a GPU nor the toolkit
+ *   device meaning   nvcc: intrinsics and PTX (primitives_device.cuh)
+ *   host meaning     a C++ compiler: tests/kernels/emulator.h, which runs the same kernel source on the CPU, checks how
+ *                    the threads meet, and needs neither a GPU nor the toolkit
  *
- * Rules for kernel files, which the check tests/kernels/check_sources.sh enforces: no asm, no <<<, no raw
- * __shared__, no
- * __syncthreads or shuffles but through these words; no float atomics. Static shared memory starts undefined
- * in every block. Blocks have a multiple of 32 threads. Warp words are called by all 32 lanes, at one place
- * in the source.
+ * Rules for kernel files, which tests/kernels/check_sources.sh enforces: no asm, no <<<, no raw __shared__, no __syncthreads
+ * or shuffles but through these words; no float atomics. Static shared memory starts undefined in every block. Blocks have
+ * a multiple of 32 threads. Warp words are called by all 32 lanes, at one place in the source.
  *
- * launch(state, {"name", grid, block, shared_bytes}, kernel<64>, arguments...)   launch_cooperative(...) for
- * grid_barrier threadIdx blockIdx blockDim gridDim           as in CUDA; lane_index(), warp_index()
+ * launch(state, {"name", grid, block, shared_bytes}, kernel<64>, arguments...)
+ * launch_cooperative(...)                       for grid_barrier; cooperative_blocks: how many blocks fit
+ * threadIdx blockIdx blockDim gridDim           as in CUDA; lane_index(), warp_index()
  * SHARED(float, partial, [8][32]);              a named static shared array; SHARED(int, flag, ); a variable
- * DYNAMIC_SHARED(bytes);                        unsigned char *bytes: the launch's shared_bytes, 128-byte
- * aligned block_sync()                                  barrier of the whole block named_sync(id, threads)
- * named_arrive(...)     barriers 1..15 among `threads` threads: wait, or arrive without waiting warp_sync()
- * warp_shuffle(v, lane)  warp_shuffle_xor/_up/_down(v, n)  warp_ballot(p)  warp_any(p)  warp_all(p)
+ * DYNAMIC_SHARED(bytes);                        unsigned char *bytes: the launch's shared_bytes, 128-byte aligned
+ * block_sync()                                  barrier of the whole block
+ * named_sync(id, threads) named_arrive(...)     barriers 1..15 among `threads` threads: wait, or arrive without waiting
+ * warp_sync()
+ * warp_shuffle(v, lane)                         warp_shuffle_xor/_up/_down(v, n)
+ * warp_ballot(p) warp_any(p) warp_all(p)
  * warp_sum(v) warp_max(v)                       all lanes get the result
  * block_sum(v) block_max(v)                     all threads get the result; fixed order
- * copy_async16(shared, global, valid)           cp.async of 16 bytes, zeros if not valid; copy_async4 of 4
- * bytes copy_async_commit()  copy_async_wait<n>()     close a group; wait until at most n of this thread's
- * groups are in flight load_matrix_x4(r, row)  load_matrix_x4_trans  ldmatrix: lane i gives the address of
- * row i % 8 of matrix i / 8 mma_bf16(c, a, b0, b1)                        c[4] += a[4] b[2], m16n8k16, bf16
- * in, fp32 accumulators to_float(bf16) to_bf16(float) pack_bf16(low, high) unpack_bf16(pair, low, high)
+ * copy_async16(shared, global, valid)           cp.async of 16 bytes, zeros if not valid; copy_async4 of 4 bytes
+ * copy_async_commit() copy_async_wait<n>()      close a group; wait until at most n of this thread's are in flight
+ * load_matrix_x4(r, row) load_matrix_x4_trans   ldmatrix: lane i gives the address of row i % 8 of matrix i / 8
+ * mma_bf16(c, a, b0, b1)                        c[4] += a[4] b[2], m16n8k16, bf16 in, fp32 accumulators
+ * to_float(bf16) to_bf16(float)                 pack_bf16(low, high), unpack_bf16(pair, low, high); pack8, unpack8
  * load8(p, float[8]) store8(p, float[8])        8 bf16 at a 16-byte aligned address
+ * load_floats(p, float[n]) store_floats         fp32 at a 16-byte aligned address
  * load_bytes8(p) store_bytes8(p, bytes)         8 bytes at an 8-byte aligned address; load16, store16: 16
  * multiply_high(a, b)                           the upper 64 bits of a product of two uint64_t
  * fast_exp2 fast_exp fast_log2 fast_log         approximate, a few ulp
  * atomic_add(p, n)                              on unsigned integers only
- * memory_fence()  load_volatile(p)              make writes visible device-wide; read past the L1, for
- * waiting loops grid_barrier(counter)                         all blocks of a cooperative launch; counter:
- * CudaState.grid_counter
+ * memory_fence()                                makes writes visible device-wide
+ * load_volatile(p)                              reads past the L1, for waiting loops
+ * grid_barrier(counter)                         all blocks of a cooperative launch; counter: CudaState.grid_counter
  */
+/* clang-format on */
 #ifndef POPALM_PRIMITIVES_CUH
 #define POPALM_PRIMITIVES_CUH
 
@@ -85,17 +89,41 @@ DEVICE void unpack_bf16(uint32_t pair, float &low, float &high) {
   high = bits_to_float(pair & 0xffff0000u);
 }
 
-DEVICE void load8(const bf16 *from, float (&to)[8]) {
-  Bytes16 bytes = load16(from);
+/* 8 bf16 of a Bytes16. */
+DEVICE void unpack8(const Bytes16 &from, float (&to)[8]) {
 #pragma unroll
-  for (int i = 0; i < 4; i++) unpack_bf16(bytes.word[i], to[2 * i], to[2 * i + 1]);
+  for (int i = 0; i < 4; i++) unpack_bf16(from.word[i], to[2 * i], to[2 * i + 1]);
 }
 
-DEVICE void store8(bf16 *to, const float (&from)[8]) {
-  Bytes16 bytes;
+DEVICE Bytes16 pack8(const float (&from)[8]) {
+  Bytes16 to;
 #pragma unroll
-  for (int i = 0; i < 4; i++) bytes.word[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
-  store16(to, bytes);
+  for (int i = 0; i < 4; i++) to.word[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
+  return to;
+}
+
+DEVICE void load8(const bf16 *from, float (&to)[8]) { unpack8(load16(from), to); }
+DEVICE void store8(bf16 *to, const float (&from)[8]) { store16(to, pack8(from)); }
+
+/* fp32 at a 16-byte aligned address, a multiple of 4 of them. */
+template <int count>
+DEVICE void load_floats(const float *from, float (&to)[count]) {
+  static_assert(count % 4 == 0, "16 bytes at a time");
+#pragma unroll
+  for (int first = 0; first < count; first += 4) {
+    Bytes16 bytes = load16(from + first);
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[first + i] = bits_to_float(bytes.word[i]);
+  }
+}
+
+template <int count>
+DEVICE void store_floats(float *to, const float (&from)[count]) {
+  static_assert(count % 4 == 0, "16 bytes at a time");
+#pragma unroll
+  for (int first = 0; first < count; first += 4)
+    store16(to + first, Bytes16{{float_to_bits(from[first]), float_to_bits(from[first + 1]),
+                                 float_to_bits(from[first + 2]), float_to_bits(from[first + 3])}});
 }
 
 DEVICE float fast_exp(float x) { return fast_exp2(x * 1.44269504088896341f); }

@@ -1,6 +1,6 @@
-/* d (+)= scale a b + bias for any shape, leading dimension and alignment: what can run where cuBLASLt's library is
- * missing or has no algorithm for a shape. 2 m n k operations; far from the hardware's limit, since elements
- * are loaded one by one, so that both transpositions need no code of their own.
+/* d (+)= scale a b + bias for any shape, leading dimension and alignment: what can run where cuBLASLt's
+ * library is missing or has no algorithm for a shape. 2 m n k operations; far from the hardware's limit,
+ * since elements are loaded one by one, so that both transpositions need no code of their own.
  *
  * A block computes 64 x 64 of d with 4 warps of 32 x 32 each, 32 of k at a time. In shared memory a's tile is
  * [m][k] and b's is [n][k], the layouts of the operands of mma m16n8k16. Sums over k go in a fixed order. */

@@ -12,7 +12,6 @@ namespace {
 
 const int block_threads = 128, most_dim = 256;
 const int slice_rows = 32, most_slices = 1024;
-const int sum_threads = 256, sum_parts = sum_threads / 32; /* of the second step of the gains */
 
 /* The sum over the lanes of a head; every lane of them gets it. */
 template <int lanes>
@@ -117,23 +116,6 @@ __global__ void __launch_bounds__(block_threads)
   }
 }
 
-/* dgain[c] += the slices' sums; a column a lane, every eighth slice a warp. */
-__global__ void __launch_bounds__(sum_threads)
-    add_gains(const float *partial, int slices, int dim, bf16 *dq_gain, bf16 *dk_gain) {
-  SHARED(float, sums, [sum_parts][32]);
-  int column = static_cast<int>(blockIdx.x) * 32 + lane_index();
-  float total = 0.0f;
-  for (int s = warp_index(); s < slices && column < 2 * dim; s += sum_parts)
-    total += partial[static_cast<size_t>(s) * 2 * static_cast<size_t>(dim) + static_cast<size_t>(column)];
-  sums[warp_index()][lane_index()] = total;
-  block_sync();
-  if (warp_index() != 0 || column >= 2 * dim) return;
-  total = 0.0f;
-  for (int p = 0; p < sum_parts; p++) total += sums[p][lane_index()];
-  bf16 *gradient = column < dim ? dq_gain + column : dk_gain + (column - dim);
-  *gradient = to_bf16(to_float(*gradient) + total);
-}
-
 template <typename Kernel>
 Kernel by_lanes(int dim, Kernel lanes_8, Kernel lanes_16, Kernel lanes_32) {
   return dim <= 64 ? lanes_8 : dim <= 128 ? lanes_16 : lanes_32;
@@ -164,7 +146,5 @@ void cuda_qk_norm_backward(Backend *backend, const QkNormBackward *op) {
          by_lanes(op->head_dim, qk_norm_backward<8>, qk_norm_backward<16>, qk_norm_backward<32>), *op,
          rows_each, partial);
   if (!partial) return;
-  unsigned blocks = static_cast<unsigned>(ceil_div<int>(2 * op->head_dim, 32));
-  launch(cuda_state(backend), {"add_gains", blocks, sum_threads, 0}, add_gains, partial, slices, op->head_dim,
-         static_cast<bf16 *>(op->dq_gain), static_cast<bf16 *>(op->dk_gain));
+  cuda_add_slices(backend, partial, slices, op->dq_gain, op->head_dim, op->dk_gain, op->head_dim);
 }

@@ -103,8 +103,7 @@ DEVICE Range part_of(Range range, int part) {
 DEVICE void load_vector(const Row &row, int v, int last, float (&x)[4]) {
   int j = 4 * v - row.shift;
   if (v < last && j >= 0 && row.vocab - j >= 4) {
-    Bytes16 bytes = load16(row.x + j);
-    for (int i = 0; i < 4; i++) x[i] = bits_to_float(bytes.word[i]);
+    load_floats(row.x + j, x);
   } else {
     for (int i = 0; i < 4; i++) x[i] = v < last && j + i >= 0 && j + i < row.vocab ? row.x[j + i] : NAN;
   }

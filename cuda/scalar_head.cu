@@ -94,18 +94,6 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-__global__ void __launch_bounds__(threads)
-    scalar_head_sum(const float *partial, int slices, int size, bf16 *dweight, bf16 *dbias) {
-  int column = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  bf16 *out = column < size ? dweight + column : dbias;
-  if (column > size || !(column < size ? dweight : dbias)) return;
-  float total = 0.0f;
-#pragma unroll 8
-  for (int i = 0; i < slices; i++)
-    total += partial[static_cast<size_t>(i) * static_cast<size_t>(size + 1) + static_cast<size_t>(column)];
-  *out = to_bf16(to_float(*out) + total);
-}
-
 }  // namespace
 
 void cuda_scalar_head(Backend *backend, const ScalarHead *op) {
@@ -124,8 +112,5 @@ void cuda_scalar_head_backward(Backend *backend, const ScalarHeadBackward *op) {
   dim3 grid(static_cast<unsigned>(ceil_div<int>(size, block_columns)), static_cast<unsigned>(slices));
   launch(cuda_state(backend), {"scalar_head_slice", grid, threads, 0}, scalar_head_slice, *op, slice_rows,
          partial);
-  if (!op->dweight && !op->dbias) return;
-  unsigned blocks = static_cast<unsigned>(ceil_div<int>(size + 1, threads));
-  launch(cuda_state(backend), {"scalar_head_sum", blocks, threads, 0}, scalar_head_sum, partial, slices, size,
-         static_cast<bf16 *>(op->dweight), static_cast<bf16 *>(op->dbias));
+  cuda_add_slices(backend, partial, slices, op->dweight, size, op->dbias, 1);
 }

@@ -26,18 +26,6 @@ static inline unsigned span_blocks(int rows, int width, int block_threads) {
   return static_cast<unsigned>(ceil_div(spans, static_cast<size_t>(block_threads)));
 }
 
-DEVICE void unpack8(const Bytes16 &from, float (&to)[8]) {
-#pragma unroll
-  for (int i = 0; i < 4; i++) unpack_bf16(from.word[i], to[2 * i], to[2 * i + 1]);
-}
-
-DEVICE Bytes16 pack8(const float (&from)[8]) {
-  Bytes16 to;
-#pragma unroll
-  for (int i = 0; i < 4; i++) to.word[i] = pack_bf16(from[2 * i], from[2 * i + 1]);
-  return to;
-}
-
 /* aligned: every span of the row starts at a multiple of 16 bytes. Elements from count on are 0. */
 DEVICE void load_span(const bf16 *from, int count, bool aligned, float (&to)[8]) {
   if (aligned && count == 8) {
@@ -56,14 +44,6 @@ DEVICE void store_span(bf16 *to, int count, bool aligned, const float (&from)[8]
 #pragma unroll
   for (int i = 0; i < 8; i++)
     if (i < count) to[i] = to_bf16(from[i]);
-}
-
-/* 8 fp32 at a 16-byte aligned address. */
-DEVICE void store_floats(float *to, const float (&from)[8]) {
-#pragma unroll
-  for (int half = 0; half < 8; half += 4)
-    store16(to + half, Bytes16{{float_to_bits(from[half]), float_to_bits(from[half + 1]),
-                                float_to_bits(from[half + 2]), float_to_bits(from[half + 3])}});
 }
 
 #endif

@@ -53,8 +53,7 @@ DEVICE void add_logits(Softmax &s, const float *x, int count) {
 /* Rows of a chunk are 16-byte aligned (ld is a multiple of 64). */
 DEVICE void load_logits(const float *from, int count, float (&to)[4]) {
   if (count == 4) {
-    Bytes16 bytes = load16(from);
-    for (int i = 0; i < 4; i++) to[i] = bits_to_float(bytes.word[i]);
+    load_floats(from, to);
   } else {
     for (int i = 0; i < 4; i++) to[i] = i < count ? from[i] : 0.0f;
   }

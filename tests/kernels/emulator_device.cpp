@@ -118,7 +118,6 @@ Backend *emulator_backend() {
   static CudaState state;
   static Backend backend;
   state.sm_count = 3;
-  state.sm_version = 90;
   state.grid_counter = &counter;
   cuda_fill_operations(&backend);
   backend.name = "cuda:0";
