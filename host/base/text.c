@@ -155,15 +155,13 @@ void file_unmap(FileMap *map) {
   *map = (FileMap){"", 0};
 }
 
-static Status sync_folder(const char *path) {
+void sync_folder(const char *path) {
   Arena arena = {0};
   int fd = open(path_folder(&arena, path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   arena_free(&arena);
-  if (fd >= 0) {
-    fsync(fd);
-    close(fd);
-  }
-  return OK;
+  if (fd < 0) return;
+  fsync(fd);
+  close(fd);
 }
 
 Status file_write(const char *path, const void *data, size_t length) {
@@ -195,7 +193,8 @@ Status file_write(const char *path, const void *data, size_t length) {
     unlink(temporary);
     return fail(FAILED, "%s: cannot be written: %s; free space or choose another folder", path, strerror(reason));
   }
-  return sync_folder(path);
+  sync_folder(path);
+  return OK;
 }
 
 bool file_exists(const char *path) { return access(path, F_OK) == 0; }

@@ -43,6 +43,8 @@ void file_unmap(FileMap *map);
 /* Writes path atomically: a temporary name beside it, fsync, rename, fsync of the folder. */
 Status file_write(const char *path, const void *data, size_t length) CHECKED;
 bool file_exists(const char *path);
+/* Makes a rename in path's folder last; some file systems cannot, and the rename is atomic without it. */
+void sync_folder(const char *path);
 /* The names in a folder but hidden ones, sorted; 0 when there is no such folder. */
 int folder_names(Arena *arena, const char *folder, const char ***out);
 /* mkdir -p */

@@ -44,23 +44,36 @@ Status file_writer_align(FileWriter *writer, size_t alignment) {
   return OK;
 }
 
-static Status sync_folder(const char *path) {
+Status file_writer_patch(FileWriter *writer, size_t offset, const void *data, size_t length) {
+  errno = 0;
+  if (pwrite(writer->fd, data, length, (off_t)offset) == (ssize_t)length) return OK;
+  return refused(writer, errno);
+}
+
+static Status put_in_place(const FileWriter *writer) {
   Arena arena = {0};
-  int folder = open(path_folder(&arena, path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const char *previous = arena_print(&arena, "%s.previous", writer->path);
+  bool moved = writer->keep_previous && rename(writer->path, previous) == 0;
+  bool good = moved || !writer->keep_previous || errno == ENOENT;
+  int reason = errno;
+  if (good && rename(writer->temporary, writer->path) != 0) {
+    good = false;
+    reason = errno;
+    if (moved) (void)!rename(previous, writer->path);
+  }
   arena_free(&arena);
-  if (folder < 0) return OK;
-  fsync(folder); /* some file systems cannot; the rename is atomic without it */
-  close(folder);
-  return OK;
+  return good ? OK : refused(writer, reason);
 }
 
 Status file_writer_close(FileWriter *writer, Status status) {
   if (writer->fd < 0) return status;
   if (status == OK && fsync(writer->fd) != 0) status = refused(writer, errno);
   if (close(writer->fd) != 0 && status == OK) status = refused(writer, errno);
-  if (status == OK && rename(writer->temporary, writer->path) != 0) status = refused(writer, errno);
+  if (status == OK) status = put_in_place(writer);
   writer->fd = -1;
-  if (status == OK) return sync_folder(writer->path);
-  unlink(writer->temporary);
+  if (status == OK)
+    sync_folder(writer->path);
+  else
+    unlink(writer->temporary);
   return status;
 }
