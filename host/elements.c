@@ -15,6 +15,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/bf16.h"
+
 /* ---- 16-bit floats ---- */
 
 static uint32_t bits_of(float value) {
@@ -46,14 +48,6 @@ uint16_t float_to_half(float value) {
   if (magnitude < 0x38800000u) /* below 2^-14: the sum's last bit is 2^-24 */
     return (uint16_t)(sign | (bits_of(of_bits(magnitude) + 0.5f) - bits_of(0.5f)));
   return (uint16_t)(sign | (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
-}
-
-float bf16_to_float(uint16_t bits) { return of_bits((uint32_t)bits << 16); }
-
-uint16_t float_to_bf16(float value) {
-  uint32_t bits = bits_of(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
-  return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 static uint16_t get16(const unsigned char *at) { return (uint16_t)(at[0] | at[1] << 8); }

@@ -46,7 +46,5 @@ typedef Status (*RowSource)(void *context, int index, int64_t first, int64_t cou
 float half_to_float(uint16_t half);
 /* To nearest, ties to even; beyond 65504 infinity. */
 uint16_t float_to_half(float value);
-float bf16_to_float(uint16_t bits);
-uint16_t float_to_bf16(float value);
 
 #endif

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/arena.h"
+#include "base/bf16.h"
 #include "cpu/cpu.h"
 
 enum { ALIGNMENT = 64, COPY_BLOCK = 1 << 20 };
@@ -78,7 +79,8 @@ static void cpu_zero(Backend *backend, void *device, size_t bytes) {
   if (bytes) memset(device, 0, bytes);
 }
 
-/* One thread does not reach the memory's bandwidth, so large copies are shared out, unless the two overlap. */
+/* One thread does not reach the memory's bandwidth, so large copies are shared out, unless the two overlap.
+ */
 static void cpu_copy(Backend *backend, void *to, const void *from, size_t bytes) {
   (void)backend;
   const char *source = from;
@@ -99,10 +101,7 @@ static void read_f32(float *out, const void *in, size_t count) { memcpy(out, in,
 
 static void read_bf16(float *out, const void *in, size_t count) {
   const uint16_t *x = in;
-  for (size_t i = 0; i < count; i++) {
-    uint32_t bits = (uint32_t)x[i] << 16;
-    memcpy(&out[i], &bits, sizeof bits);
-  }
+  for (size_t i = 0; i < count; i++) out[i] = bf16_to_float(x[i]);
 }
 
 static void read_i32(float *out, const void *in, size_t count) {
@@ -117,15 +116,9 @@ static void read_u8(float *out, const void *in, size_t count) {
 
 static void write_f32(void *out, const float *in, size_t count) { memcpy(out, in, count * sizeof *in); }
 
-/* Round to nearest, ties to even; a NaN stays one. */
 static void write_bf16(void *out, const float *in, size_t count) {
   uint16_t *y = out;
-  for (size_t i = 0; i < count; i++) {
-    uint32_t bits;
-    memcpy(&bits, &in[i], sizeof bits);
-    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
-    y[i] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
-  }
+  for (size_t i = 0; i < count; i++) y[i] = float_to_bf16(in[i]);
 }
 
 static void write_i32(void *out, const float *in, size_t count) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "gguf.h"
 #include "safetensors.h"
 #include "testing.h"
