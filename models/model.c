@@ -3,7 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "models/adapter.h"
 #include "safetensors.h"
 
 enum { MODEL_FORMAT = 1 };
@@ -108,36 +107,16 @@ Status model_load(Arena *arena, Model *model, Backend *backend, const char *fold
   return status;
 }
 
-static Status write_model(Arena *arena, const DecoderConfig *config, const char *base, const char *folder,
-                          const HostTensor *tensors, int count) {
-  cJSON *meta = model_meta(config);
-  if (base) cJSON_AddStringToObject(meta, "base", base);
-  Status status =
-      checkpoint_write(path_join(arena, folder, "model.safetensors"), tensors, count, meta, false);
-  cJSON_Delete(meta);
-  return status;
-}
-
 Status model_save(const Model *model, const char *folder) {
   Arena arena = {0};
   HostTensor *tensors;
   int count;
   Status status = parameters_download(&model->parameters, &arena, false, &tensors, &count);
-  if (status == OK) status = write_model(&arena, &model->decoder.config, model->base, folder, tensors, count);
-  arena_free(&arena);
-  return status;
-}
-
-Status model_save_merged(const Model *model, const char *folder) {
-  Arena arena = {0};
-  HostTensor *tensors;
-  int count;
-  Status status = parameters_download_all(&model->parameters, &arena, &tensors, &count);
   if (status == OK) {
-    DecoderConfig config = model->decoder.config;
-    count = adapter_merge(&config, &arena, tensors, count);
-    config.lora = (LoraConfig){0};
-    status = write_model(&arena, &config, NULL, folder, tensors, count);
+    cJSON *meta = model_meta(&model->decoder.config);
+    if (model->base) cJSON_AddStringToObject(meta, "base", model->base);
+    status = checkpoint_write(path_join(&arena, folder, "model.safetensors"), tensors, count, meta, false);
+    cJSON_Delete(meta);
   }
   arena_free(&arena);
   return status;

@@ -40,8 +40,6 @@ cJSON *model_meta(const DecoderConfig *config);
 Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) CHECKED;
 /* Writes folder/model.safetensors; of a model with an adapter only what was trained. */
 Status model_save(const Model *model, const char *folder) CHECKED;
-/* The same with the adapter merged into the base weights. */
-Status model_save_merged(const Model *model, const char *folder) CHECKED;
 void model_free(Model *model);
 
 /* The rows that have a loss or a score: the residual stream gathered at them, then the final norm. The

@@ -252,12 +252,12 @@ Status parameters_load_optimizer(Parameters *parameters, const Checkpoint *check
   return status;
 }
 
-/* Adds host tensors of the frozen parameters, or of the others, whose fp32 values stand in values. */
-static void list_tensors(const Parameters *parameters, Arena *arena, bool frozen, const char *prefix,
-                         const float *values, HostTensor *tensors, int *count) {
+/* Adds host tensors of what is not frozen, whose fp32 values stand in values. */
+static void list_tensors(const Parameters *parameters, Arena *arena, const char *prefix, const float *values,
+                         HostTensor *tensors, int *count) {
   for (int i = 0; i < parameters->count; i++) {
     const Parameter *parameter = &parameters->list[i];
-    if (parameter->frozen != frozen) continue;
+    if (parameter->frozen) continue;
     tensors[(*count)++] = (HostTensor){.name = arena_print(arena, "%s%s", prefix, parameter->name),
                                        .type = F32,
                                        .rank = parameter->rank,
@@ -291,20 +291,7 @@ Status parameters_download(const Parameters *parameters, Arena *arena, bool with
       TRY(backend->download(backend, host, source[set], parameters->total * sizeof(float)));
     else
       TRY(download_weights(parameters, host, parameters->weights, parameters->total));
-    list_tensors(parameters, arena, false, moment_prefix[set], host, *tensors, count);
+    list_tensors(parameters, arena, moment_prefix[set], host, *tensors, count);
   }
-  return OK;
-}
-
-Status parameters_download_all(const Parameters *parameters, Arena *arena, HostTensor **tensors, int *count) {
-  HostTensor *own;
-  int own_count;
-  TRY(parameters_download(parameters, arena, false, &own, &own_count));
-  float *host = NEW(arena, float, parameters->frozen_total);
-  TRY(download_weights(parameters, host, parameters->frozen, parameters->frozen_total));
-  *tensors = NEW(arena, HostTensor, parameters->count);
-  *count = 0;
-  list_tensors(parameters, arena, true, "", host, *tensors, count);
-  for (int i = 0; i < own_count; i++) (*tensors)[(*count)++] = own[i];
   return OK;
 }

@@ -76,9 +76,6 @@ Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, boo
  * and "adam.v/<name>". */
 Status parameters_download(const Parameters *parameters, Arena *arena, bool with_optimizer,
                            HostTensor **tensors, int *count) CHECKED;
-/* The frozen ones first, then the others. */
-Status parameters_download_all(const Parameters *parameters, Arena *arena, HostTensor **tensors,
-                               int *count) CHECKED;
 /* Adam's moments from a checkpoint written with_optimizer. */
 Status parameters_load_optimizer(Parameters *parameters, const Checkpoint *checkpoint) CHECKED;
 

@@ -153,6 +153,19 @@ static void an_untrained_adapter_changes_nothing(void **state) {
   }
 }
 
+/* What an export reads of the model, as a folder of its own. */
+static void save_merged(Fixture *f, const Model *model) {
+  OwnModel exported;
+  assert_int_equal(model_save(model, path_of(f, "adapter")), OK);
+  assert_int_equal(export_open(&f->arena, path_of(f, "adapter"), &exported), OK);
+  cJSON *meta = model_meta(&exported.config);
+  assert_int_equal(checkpoint_write(path_of(f, "merged/model.safetensors"), exported.checkpoint.tensors,
+                                    exported.checkpoint.count, meta, false),
+                   OK);
+  cJSON_Delete(meta);
+  export_close(&exported);
+}
+
 static void merged_weights_equal_the_adapter(void **state) {
   (void)state;
   for (int llama = 0; llama < 2; llama++) {
@@ -163,7 +176,7 @@ static void merged_weights_equal_the_adapter(void **state) {
     adapt(&f, &model, llama, NULL, 0.3);
     double want = forward(&f, &model);
     assert_true(fabs(want - plain) > 0.1);
-    assert_int_equal(model_save_merged(&model, path_of(&f, "merged")), OK);
+    save_merged(&f, &model);
     assert_int_equal(
         model_load(&f.arena, &merged, f.backend, path_of(&f, "merged"), (ModelParts){0}, false, 1), OK);
     assert_int_equal(merged.decoder.config.lora.rank, 0);
@@ -239,6 +252,32 @@ static void a_file_holds_the_adapter_and_names_its_base(void **state) {
   close_fixture(&f, &base);
 }
 
+/* W += alpha / rank B A of one target, in the rows from `first` on of the weight of that name. */
+static void add_target(Fixture *f, const Model *model, const char *tensor, double *weight,
+                       const char *product, const char *target, int first) {
+  const Parameters *p = &model->parameters;
+  const char *layer = tensor + strlen("layers.");
+  if (strncmp(tensor, "layers.", 7) != 0 || strncmp(layer + 2, product, strlen(product)) != 0 ||
+      strcmp(layer + 2 + strlen(product), ".weight") != 0)
+    return;
+  const Parameter *a = NULL, *b = NULL;
+  for (int i = 0; i < p->count; i++) {
+    if (strcmp(p->list[i].name, arena_print(&f->arena, "layers.%c.lora.%s.a", layer[0], target)) == 0)
+      a = &p->list[i];
+    if (strcmp(p->list[i].name, arena_print(&f->arena, "layers.%c.lora.%s.b", layer[0], target)) == 0)
+      b = &p->list[i];
+  }
+  if (!a) return; /* no such target in this family */
+  const float *values_a = (const float *)p->weights + a->offset,
+              *values_b = (const float *)p->weights + b->offset;
+  int rank = (int)a->shape[0], in = (int)a->shape[1], out = (int)b->shape[0];
+  for (int o = 0; o < out; o++)
+    for (int i = 0; i < in; i++)
+      for (int r = 0; r < rank; r++)
+        weight[(first + o) * in + i] += (double)model->decoder.config.lora.alpha / rank *
+                                        (double)values_b[o * rank + r] * (double)values_a[r * in + i];
+}
+
 static void an_export_holds_the_merged_weights(void **state) {
   (void)state;
   for (int llama = 0; llama < 2; llama++) {
@@ -247,20 +286,39 @@ static void an_export_holds_the_merged_weights(void **state) {
     open_fixture(&f, llama, &base);
     adapt(&f, &model, llama, NULL, 0.3);
     assert_int_equal(model_save(&model, path_of(&f, "adapter")), OK);
-    assert_int_equal(model_save_merged(&model, path_of(&f, "merged")), OK);
     OwnModel exported;
-    Checkpoint merged;
+    Checkpoint plain;
     assert_int_equal(export_open(&f.arena, path_of(&f, "adapter"), &exported), OK);
-    assert_int_equal(checkpoint_open(&f.arena, path_of(&f, "merged/model.safetensors"), &merged), OK);
+    assert_int_equal(checkpoint_open(&f.arena, path_of(&f, "base/model.safetensors"), &plain), OK);
     assert_int_equal(exported.config.lora.rank, 0);
-    assert_int_equal(exported.checkpoint.count, merged.count);
-    for (int i = 0; i < merged.count; i++) {
-      const HostTensor *want = &merged.tensors[i], *got = checkpoint_tensor(&exported.checkpoint, want->name);
+    assert_int_equal(exported.checkpoint.count, plain.count);
+    int q = llama ? 32 : 16, kv = 16, up = llama ? 24 : 0;
+    for (int i = 0; i < plain.count; i++) {
+      const HostTensor *tensor = &plain.tensors[i],
+                       *got = checkpoint_tensor(&exported.checkpoint, tensor->name);
       assert_non_null(got);
-      size_t count = (size_t)want->shape[0] * (size_t)(want->rank == 2 ? want->shape[1] : 1);
-      assert_memory_equal(got->data, want->data, count * sizeof(float));
+      size_t count = (size_t)tensor->shape[0] * (size_t)(tensor->rank == 2 ? tensor->shape[1] : 1);
+      double *want = NEW(&f.arena, double, count);
+      for (size_t j = 0; j < count; j++) want[j] = (double)((const float *)tensor->data)[j];
+      const struct {
+        const char *product, *target;
+        int first;
+      } targets[] = {{"attention.qkv", "qkv", 0},    {"attention.qkv", "q", 0},     {"attention.qkv", "k", q},
+                     {"attention.qkv", "v", q + kv}, {"attention.proj", "proj", 0}, {"mlp.up", "gate", 0},
+                     {"mlp.up", "up", up},           {"mlp.down", "down", 0}};
+      for (int t = 0; t < LORA_TARGETS; t++)
+        add_target(&f, &model, tensor->name, want, targets[t].product, targets[t].target, targets[t].first);
+      bool changed = false;
+      for (size_t j = 0; j < count; j++) {
+        double value = (double)((const float *)got->data)[j],
+               before = (double)((const float *)tensor->data)[j];
+        if (fabs(value - want[j]) > 1e-6)
+          fail_msg("%s[%zu] is %g, should be %g", tensor->name, j, value, want[j]);
+        changed = changed || want[j] != before;
+      }
+      if (!changed) assert_memory_equal(got->data, tensor->data, count * sizeof(float));
     }
-    checkpoint_close(&merged);
+    checkpoint_close(&plain);
     export_close(&exported);
     model_free(&model);
     close_fixture(&f, &base);
