@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "statistics.h"
+
 enum { COPIES_MOST = 256, SAMPLES_LEAST = 5, SAMPLES_MOST = 50, SLOW_SAMPLES = 3, CALLS_MOST = 1000 };
 
 static const double sample_seconds =
@@ -78,18 +80,6 @@ static void *record(Runner *r, int calls) {
   return r->backend->record_end(r->backend);
 }
 
-static int by_value(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-/* Of sorted values, by linear interpolation. */
-static double quantile(const double *sorted, int count, double q) {
-  double at = q * (count - 1);
-  int i = (int)at;
-  return i + 1 < count ? sorted[i] + (at - i) * (sorted[i + 1] - sorted[i]) : sorted[i];
-}
-
 /* Calls a sample. Where inputs have to be restored, each copy is used once. */
 static int calls_of(const Runner *r, double estimate) {
   if (r->kernel->restore) return r->copies;
@@ -126,7 +116,7 @@ static Status measure(Runner *r, int repeat, BenchTime *out, bool *recorded) {
   }
   if (recording) r->backend->record_free(r->backend, recording);
   TRY(status);
-  qsort(seconds, (size_t)samples, sizeof *seconds, by_value);
+  sort_rising(seconds, samples);
   *out = (BenchTime){quantile(seconds, samples, 0.5), quantile(seconds, samples, 0.25),
                      quantile(seconds, samples, 0.75), samples, calls};
   return OK;

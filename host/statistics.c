@@ -139,8 +139,9 @@ static int rising(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* The value below which the share lies, between neighbours by their distance. */
-static double percentile(const double *sorted, int count, double share) {
+void sort_rising(double *values, int count) { qsort(values, (size_t)count, sizeof *values, rising); }
+
+double quantile(const double *sorted, int count, double share) {
   double at = share * (count - 1);
   int below = (int)at, above = below + 1 < count ? below + 1 : below;
   return sorted[below] + (at - below) * (sorted[above] - sorted[below]);
@@ -160,9 +161,9 @@ Interval bootstrap_95(const Bootstrap *bootstrap, const double *differences, dou
     low += means[r] <= 1e-12 * scale; /* sums that should cancel may miss 0 by their last bits */
     high += means[r] >= -1e-12 * scale;
   }
-  qsort(means, (size_t)bootstrap->resamples, sizeof *means, rising);
-  out.low = percentile(means, bootstrap->resamples, 0.025);
-  out.high = percentile(means, bootstrap->resamples, 0.975);
+  sort_rising(means, bootstrap->resamples);
+  out.low = quantile(means, bootstrap->resamples, 0.025);
+  out.high = quantile(means, bootstrap->resamples, 0.975);
   *p = fmin(1, 2.0 * ((low < high ? low : high) + 1) / (bootstrap->resamples + 1));
   return out;
 }

@@ -43,6 +43,10 @@ Bootstrap bootstrap_make(Arena *arena, int count);
  * both are too optimistic: n pairs have only a few different resamples. */
 Interval bootstrap_95(const Bootstrap *bootstrap, const double *differences, double *p);
 
+void sort_rising(double *values, int count);
+/* Of sorted values: the one below which the share lies, between neighbours by their distance. */
+double quantile(const double *sorted, int count, double share);
+
 /* The smallest p-value that `pairs` of the sign-flip test can give after Holm's correction for `comparisons`,
  * and the least number of pairs with which it is below 0.05. */
 double smallest_p(int pairs, int comparisons);
