@@ -182,7 +182,7 @@ typedef struct AttentionDecode {
   const void *reply_cache;        /* [slots, max_reply, 2 Hkv d] */
   const int32_t *slot;            /* [rows] which slot */
   const int32_t *reply_len;       /* [rows] keys in the slot, the new one included */
-  int rows, max_post, max_reply, heads, kv_heads, head_dim;
+  int rows, max_reply, heads, kv_heads, head_dim;
   void *out; /* [rows, Hq d] */
 } AttentionDecode;
 

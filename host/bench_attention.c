@@ -189,7 +189,7 @@ static void make_attention_decode(BenchInputs *in, const BenchShape *shape, Benc
       .post = bench_upload(in, post, (size_t)rows * sizeof *post),
       .reply_cache = bench_numbers(in, (size_t)rows * shape->reply * cached, ACTIVATION),
       .slot = bench_steps(in, rows, 0, 1), .reply_len = bench_integers(in, rows, 1, shape->reply, &length),
-      .rows = rows, .max_post = s.max_len, .max_reply = shape->reply, .heads = shape->heads,
+      .rows = rows, .max_reply = shape->reply, .heads = shape->heads,
       .kv_heads = shape->kv_heads, .head_dim = shape->head_dim,
       .out = bench_output(in, (size_t)rows * out * dtype_bytes(in->backend->storage)));
   double reply_keys = 0, pairs = 0;

@@ -35,10 +35,9 @@ Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, cons
                        .max_posts = max_posts,
                        .max_rows = max_posts * samples_per_post,
                        .max_reply = codec->max_reply_tokens,
-                       .max_prompt = prompt_max(codec),
                        .eos = tokenizer_eos(codec->tokenizer)};
   for (int i = 0; i < ROLLOUT_STEPS; i++) rollout->steps[i].rows = (rollout->max_rows + (1 << i) - 1) >> i;
-  int prompt_tokens = max_posts * rollout->max_prompt, rows = rollout->max_rows;
+  int prompt_tokens = max_posts * prompt_max(codec), rows = rollout->max_rows;
   int max_tokens = prompt_tokens > rows ? prompt_tokens : rows;
   TRY(batch_allocate(arena, &rollout->prompts, backend, max_tokens, max_posts));
   TRY(activations_allocate(&rollout->activations, arena, config, backend, max_tokens, ACTIVATIONS_INFERENCE));
@@ -90,8 +89,8 @@ static int step_rows(const Rollout *r, int open) {
   return open ? r->steps[i].rows : 0;
 }
 
-/* The prompts' keys and values into the cache, and every row's start. Rows beyond count belong to no reply: they
- * stand for ended ones. */
+/* The prompts' keys and values into the cache, and every row's start. Rows beyond count belong to no reply:
+ * they stand for ended ones. */
 static void prefill(Rollout *r, const RolloutRequest *request, int rows) {
   Backend *backend = r->model->parameters.backend;
   batch_clear(&r->prompts);
@@ -164,7 +163,8 @@ static void draw(Rollout *r, const RolloutRequest *request, const int32_t *index
                                                     .next_index = r->device.index});
 }
 
-/* Leaves the rows whose reply has not ended, and of the ended ones as many as fill the step; returns how many. */
+/* Leaves the rows whose reply has not ended, and of the ended ones as many as fill the step; returns how
+ * many. */
 static Status compact(Rollout *r, int *rows) {
   Backend *backend = r->model->parameters.backend;
   RolloutArrays *h = &r->host;
@@ -190,7 +190,6 @@ static Status compact(Rollout *r, int *rows) {
 /* One token of every row: row i of the residual stream is row i of the lists, so identity is 0, 1, 2, ... */
 static void issue_step(Rollout *r, const RolloutRequest *request, const int32_t *identity, int rows) {
   DecodeRows decode = {.rows = rows,
-                       .max_post = r->max_prompt,
                        .post_cu_seqlens = r->prompts.device.cu_seqlens,
                        .post = r->device.post,
                        .slot = r->device.slot,

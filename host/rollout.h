@@ -35,7 +35,7 @@ enum { ROLLOUT_STEPS = 6 }; /* max_rows, its half, ... */
 
 typedef struct Rollout {
   const Model *model;
-  int max_posts, max_rows, max_reply, max_prompt;
+  int max_posts, max_rows, max_reply;
   int32_t eos;
   SamplingSettings sampling; /* that the recordings were made with */
   RolloutStep steps[ROLLOUT_STEPS];

@@ -56,7 +56,6 @@ static void attend(const Model *model, int layer, const LayerActivations *a, con
                                                         .slot = rows->slot,
                                                         .reply_len = rows->reply_len,
                                                         .rows = rows->rows,
-                                                        .max_post = rows->max_post,
                                                         .max_reply = cache->max_reply,
                                                         .heads = c->heads,
                                                         .kv_heads = c->kv_heads,

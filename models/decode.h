@@ -15,7 +15,7 @@ typedef struct DecodeCache {
 
 /* The rows that one step decodes, all on the device; rows is the number of replies not yet finished. */
 typedef struct DecodeRows {
-  int rows, max_post;
+  int rows;
   const int32_t *post_cu_seqlens;
   int32_t *post, *slot;                              /* [rows] */
   int32_t *token, *position, *reply_len, *cache_row; /* [rows] as DecodeAdvance leaves them */

@@ -65,8 +65,6 @@ static void check(const DecodeShape &s, uint32_t test_case) {
     op.reply_len = reply_len.get();
     op.rows = static_cast<int>(rows);
     op.max_reply = s.max_reply;
-    op.max_post =
-        s.post_lengths.empty() ? 0 : *std::max_element(s.post_lengths.begin(), s.post_lengths.end());
     op.heads = s.heads;
     op.kv_heads = s.kv_heads;
     op.head_dim = s.head_dim;

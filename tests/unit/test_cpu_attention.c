@@ -276,9 +276,19 @@ static Decode make_decode(Check *c, int heads, int kv_heads, int dim) {
                                  .head_dim = dim});
     memcpy(d.full + (size_t)r * heads * dim, out + (n - 1) * heads * dim, (size_t)heads * dim * sizeof *out);
   }
-  d.op = (AttentionDecode){
-      qkv,  post_cache, cu,        post,  reply_cache, slot, length,
-      rows, 150,        MAX_REPLY, heads, kv_heads,    dim,  check_output(c, (size_t)rows * heads * dim)};
+  d.op = (AttentionDecode){qkv,
+                           post_cache,
+                           cu,
+                           post,
+                           reply_cache,
+                           slot,
+                           length,
+                           rows,
+                           MAX_REPLY,
+                           heads,
+                           kv_heads,
+                           dim,
+                           check_output(c, (size_t)rows * heads * dim)};
   return d;
 }
 

@@ -239,7 +239,6 @@ static void decode_equals_forward(void **state) {
     for (int t = 0; t < REPLY; t++) {
       token = tokens[POST + t], position = POST + t, length = t + 1, row = slot * REPLY + t;
       DecodeRows rows = {.rows = 1,
-                         .max_post = POST,
                          .post_cu_seqlens = f.batch.device.cu_seqlens,
                          .post = &zero,
                          .slot = &slot,
