@@ -43,3 +43,22 @@ expect_wrong_usage() {
   [ "$(wc -l <"$folder/err")" = 1 ] || complain "one line of error expected"
   expect_error "$pattern"
 }
+
+# interrupt STAGE OUT EXPERIMENT [OPTION...]: starts a run into OUT with a checkpoint every step and sends SIGINT once the
+# stage has saved one. The stage must have so many steps that it does not end between its first checkpoint and the
+# signal, also on a fast or busy machine.
+interrupt() {
+  stage=$1 out=$2
+  shift 2
+  last="popalm run (interrupted in $stage)"
+  # a shell's background command ignores SIGINT; env restores it
+  env --default-signal=INT "$popalm" run "$@" --out "$out" --set checkpoint.every_steps=1 \
+    >"$folder/out" 2>"$folder/err" </dev/null &
+  process=$!
+  while kill -0 $process 2>/dev/null && ! ls "$out"/stages/"$stage"-*/state.safetensors >/dev/null 2>&1; do sleep 0.02; done
+  kill -INT $process 2>/dev/null || complain "the run ended before it could be interrupted"
+  status=0
+  wait $process || status=$?
+  [ "$status" = 130 ] || complain "status 130 expected"
+  expect_error 'interrupted at step [0-9]+, after saving; the same command goes on from there'
+}

@@ -58,15 +58,7 @@ expect_status 0 run "$folder/tiny.json" --out "$folder/other" --device cuda
 cmp -s "$folder/gpt2-cuda/tiny/results.json" "$folder/other/tiny/results.json" ||
   complain "results.json should not depend on the order of the threads"
 
-last="popalm run (interrupted)"
-env --default-signal=INT "$popalm" run "$folder/tiny.json" --out "$folder/again" --device cuda --set checkpoint.every_steps=1 \
-  >"$folder/out" 2>"$folder/err" </dev/null &
-process=$!
-while kill -0 $process 2>/dev/null && ! ls "$folder"/again/stages/sft-*/state.safetensors >/dev/null 2>&1; do sleep 0.02; done
-kill -INT $process
-status=0
-wait $process || status=$?
-[ "$status" = 130 ] || complain "status 130 expected"
+interrupt sft "$folder/again" "$folder/tiny.json" --device cuda
 expect_status 0 run "$folder/tiny.json" --out "$folder/again" --device cuda
 cmp -s "$folder/gpt2-cuda/tiny/results.json" "$folder/again/tiny/results.json" ||
   complain "results.json should be the same bytes after an interruption"
