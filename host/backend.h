@@ -147,10 +147,13 @@ typedef struct Rope {
 } Rope;
 
 /* Causal self-attention over packed sequences with grouped heads:
- * out = softmax(q kt / sqrt(d)) v, each query head h with key-value head h / (Hq / Hkv). */
+ * out = softmax(q kt / sqrt(d)) v, each query head h with key-value head h / (Hq / Hkv). The keys and values of
+ * the prefix stand before those of every sequence, and every query sees them all. */
 typedef struct Attention {
   Sequences sequences;
-  const void *qkv; /* [N, (Hq + 2 Hkv) d]: query heads, key heads, value heads */
+  const void *qkv;    /* [N, (Hq + 2 Hkv) d]: query heads, key heads, value heads */
+  const void *prefix; /* [prefix_len, 2 Hkv d]: key heads, value heads; NULL when prefix_len is 0 */
+  int prefix_len;
   void *out;       /* [N, Hq d] */
   float *lse;      /* [Hq, N], natural log of the softmax denominators (scores scaled); NULL when no backward follows */
   int heads, kv_heads, head_dim;
@@ -158,9 +161,11 @@ typedef struct Attention {
 
 typedef struct AttentionBackward {
   Sequences sequences;
-  const void *qkv, *out, *dout;
+  const void *qkv, *prefix, *out, *dout;
   const float *lse;
-  void *dqkv; /* [N, (Hq + 2 Hkv) d] */
+  void *dqkv;    /* [N, (Hq + 2 Hkv) d] */
+  void *dprefix; /* [prefix_len, 2 Hkv d], accumulated over all sequences; NULL: not wanted */
+  int prefix_len;
   int heads, kv_heads, head_dim;
 } AttentionBackward;
 
