@@ -184,6 +184,7 @@ void forward(Backend *backend, const Attention &op) {
 void cuda_attention(Backend *backend, const Attention *op) {
   if (!attention_head_dim_fits(backend, op->head_dim, "attention: head_dim is not a multiple of 8 up to 128"))
     return;
+  if (cuda_attention_hopper(backend, op)) return;
   if (op->head_dim <= 32)
     forward<32>(backend, *op);
   else if (op->head_dim <= 64)

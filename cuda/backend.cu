@@ -296,6 +296,7 @@ Status cuda_backend_open(int index, Backend **out) {
   Device *device = new (std::nothrow) Device();
   if (!device) return fail(FAILED, "out of memory for the backend cuda:%d; close other programs", index);
   device->sm_count = properties.multiProcessorCount;
+  device->hopper = properties.major == 9;
   snprintf(device->name, sizeof device->name, "cuda:%d", index);
   fill_table(device);
   error = make_streams(device);

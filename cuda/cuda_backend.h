@@ -12,6 +12,7 @@ struct CUstream_st;
 
 struct CudaState {
   int sm_count;        /* multiprocessors */
+  bool hopper;         /* the attention kernels for compute capability 9.0 are used where they fit */
   CUstream_st *stream; /* everything runs on it, in order */
   uint32_t
       *grid_counter; /* device, one word whose lower 31 bits are 0 at rest: see grid_barrier, last_block */
@@ -72,6 +73,9 @@ void cuda_qk_norm_backward(Backend *backend, const QkNormBackward *op);
 void cuda_rope(Backend *backend, const Rope *op);
 void cuda_attention(Backend *backend, const Attention *op);
 void cuda_attention_backward(Backend *backend, const AttentionBackward *op);
+/* The kernels of attention_hopper.cu and attention_backward_hopper.cu, which cuda_attention and
+ * cuda_attention_backward try first; false, with nothing done, where they do not fit. */
+bool cuda_attention_hopper(Backend *backend, const Attention *op);
 void cuda_kv_store(Backend *backend, const KvStore *op);
 void cuda_attention_decode(Backend *backend, const AttentionDecode *op);
 void cuda_activation(Backend *backend, const Activation *op);

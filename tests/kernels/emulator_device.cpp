@@ -117,6 +117,7 @@ Backend *emulator_backend() {
   static uint32_t counter;
   static CudaState state;
   static Backend backend;
+  if (!state.sm_count) state.hopper = true; /* a test may take it away */
   state.sm_count = 3;
   state.grid_counter = &counter;
   cuda_fill_operations(&backend);

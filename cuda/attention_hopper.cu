@@ -1,0 +1,340 @@
+/* Causal attention forward for compute capability 9.0 (Dao 2023; Shah et al. 2024): the formula, the shapes
+ * and the lower bound of attention.cu, bf16, head_dim 64 or 128, with the keys of the prefix.
+ *
+ * A block stays on its multiprocessor and goes through items: a head and a tile of 64 queries for each of its
+ * consumer warpgroups. One thread of a further warpgroup, the producer, has the copy engine load Q (two
+ * buffers: the next item's comes while this one is computed) and blocks of 128 keys, K and V in rings of
+ * their own. A row of up to 192 (d = 64) or 128 (d = 128) tokens is one item, all that it needs is read once,
+ * and the next rows' loads are in flight meanwhile: short rows run at the speed of memory.
+ *
+ * A consumer goes from the diagonal block down to key 0 and then over the prefix, so that the one masked
+ * block of a sequence is the first and every row has a finite maximum from there on. It issues S of the next
+ * block and then P V of this one, and computes the softmax of S while P V runs. Consumers issue in turn
+ * (named barriers), so that the softmax of one falls on the products of another. P goes from registers to
+ * registers. */
+#include "attention_hopper.cuh"
+
+namespace {
+
+template <int D>
+struct Forward {
+  static const int consumers = D == 64 ? 3 : 2, threads = (consumers + 1) * warpgroup;
+  enum { producer_registers = D == 64 ? 32 : 24, consumer_registers = D == 64 ? 160 : 240 };
+  static const int queries = consumers * 64, keys = 128, stages = D == 64 ? 4 : 2, q_stages = 2;
+  static const int query_bytes = queries * D * 2, key_bytes = keys * D * 2;
+  static const int barriers = 2 * (q_stages + 2 * stages);
+  static const int shared_bytes = q_stages * query_bytes + 2 * stages * key_bytes + barriers * 8;
+};
+
+template <int D>
+struct Shared {
+  typedef Forward<D> F;
+  unsigned char *q, *k, *v; /* [q_stages] and [stages] tiles */
+  Ring<F::q_stages> q_ring;
+  Ring<F::stages> k_ring, v_ring;
+};
+
+template <int D>
+DEVICE Shared<D> lay_out(unsigned char *shared) {
+  typedef Forward<D> F;
+  unsigned char *k = shared + F::q_stages * F::query_bytes, *v = k + F::stages * F::key_bytes;
+  MBarrier *barriers = reinterpret_cast<MBarrier *>(v + F::stages * F::key_bytes);
+  MBarrier *k_full = barriers + 2 * F::q_stages, *v_full = k_full + 2 * F::stages;
+  return {shared,
+          k,
+          v,
+          {barriers, barriers + F::q_stages, 0},
+          {k_full, k_full + F::stages, 0},
+          {v_full, v_full + F::stages, 0}};
+}
+
+template <int stages>
+DEVICE void init_ring(const Ring<stages> &ring, int consumer_warps) {
+#pragma unroll
+  for (int s = 0; s < stages; s++) {
+    mbarrier_init(ring.full + s, 1);
+    mbarrier_init(ring.empty + s, consumer_warps);
+  }
+}
+
+/* An item: rows first_query.. of a sequence, and the blocks of keys that they see. */
+struct Item {
+  int begin, length, first_query, head, own_blocks, blocks;
+};
+
+template <int D>
+DEVICE bool item_at(const Attention &op, int tiles, int index, Item &item) {
+  typedef Forward<D> F;
+  if (index >= tiles * op.sequences.count * op.heads) return false;
+  item.head = index % op.heads;
+  int rest = index / op.heads, sequence = rest % op.sequences.count,
+      tile = tiles - 1 - rest / op.sequences.count;
+  item.begin = op.sequences.cu_seqlens[sequence];
+  item.length = op.sequences.cu_seqlens[sequence + 1] - item.begin;
+  item.first_query = tile * F::queries;
+  int key_end = item.first_query + F::queries < item.length ? item.first_query + F::queries : item.length;
+  item.own_blocks = ceil_div(key_end, static_cast<int>(F::keys));
+  item.blocks = item.own_blocks + ceil_div(op.prefix_len, static_cast<int>(F::keys));
+  return item.first_query < item.length;
+}
+
+/* One thread: keeps the rings full. */
+template <int D>
+DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const Attention &op, int tiles,
+                    Shared<D> shared) {
+  typedef Forward<D> F;
+  int tokens = op.sequences.tokens, group = op.heads / op.kv_heads;
+  Item item;
+  for (int turn = 0; turn * static_cast<int>(gridDim.x) < tiles * op.sequences.count * op.heads; turn++) {
+    if (!item_at<D>(op, tiles, item_of(turn), item)) continue;
+    int kv_head = item.head / group, end = item.begin + item.length;
+    Ring<F::q_stages> &q = shared.q_ring;
+    q.wait_empty();
+    mbarrier_arrive_expect(q.full + q.stage(), F::query_bytes);
+    load_boxes<D, F::queries>(shared.q + q.stage() * F::query_bytes, qkv, tokens, item.head * D,
+                              item.begin + item.first_query, end, q.full + q.stage());
+    q.count++;
+    for (int i = 0; i < item.blocks; i++) {
+      bool own = i < item.own_blocks;
+      int block = own ? item.own_blocks - 1 - i : i - item.own_blocks;
+      const TensorMap &map = own ? qkv : prefix;
+      int row = own ? item.begin + block * F::keys : block * F::keys, row_end = own ? end : op.prefix_len;
+      int rows = own ? tokens : op.prefix_len;
+      int k_column = (own ? op.heads + kv_head : kv_head) * D, v_column = k_column + op.kv_heads * D;
+      Ring<F::stages> &k = shared.k_ring, &v = shared.v_ring;
+      k.wait_empty();
+      mbarrier_arrive_expect(k.full + k.stage(), F::key_bytes);
+      load_boxes<D, F::keys>(shared.k + k.stage() * F::key_bytes, map, rows, k_column, row, row_end,
+                             k.full + k.stage());
+      k.count++;
+      v.wait_empty();
+      mbarrier_arrive_expect(v.full + v.stage(), F::key_bytes);
+      load_boxes<D, F::keys>(shared.v + v.stage() * F::key_bytes, map, rows, v_column, row, row_end,
+                             v.full + v.stage());
+      v.count++;
+    }
+  }
+}
+
+/* The state of a warp's 16 rows: a thread holds rows lane / 4 and lane / 4 + 8. */
+struct Softmax {
+  float max[2], sum[2], shrink[2];
+};
+
+/* Turns scores into exp(S - m) for the new maximum m; shrink is what o has to be brought down by. */
+template <int columns>
+DEVICE void soften(Softmax &rows, float (&s)[columns][4], float scale_log2) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float highest = rows.max[half];
+#pragma unroll
+    for (int n = 0; n < columns; n++) highest = fmaxf(highest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+    highest = fmaxf(highest, warp_shuffle_xor(highest, 1));
+    highest = fmaxf(highest, warp_shuffle_xor(highest, 2));
+    float offset = highest * scale_log2, sum = 0.0f;
+    rows.shrink[half] = fast_exp2((rows.max[half] - highest) * scale_log2);
+#pragma unroll
+    for (int n = 0; n < columns; n++)
+#pragma unroll
+      for (int i = 2 * half; i < 2 * half + 2; i++) {
+        s[n][i] = fast_exp2(s[n][i] * scale_log2 - offset);
+        sum += s[n][i];
+      }
+    rows.max[half] = highest;
+    rows.sum[half] = rows.sum[half] * rows.shrink[half] + sum;
+  }
+}
+
+/* Keys from limit[half] on are not seen by a thread's rows. */
+template <int columns>
+DEVICE void mask(float (&s)[columns][4], int first_key, int limit, int limit_below) {
+#pragma unroll
+  for (int n = 0; n < columns; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int key = first_key + n * 8 + lane_index() % 4 * 2 + i % 2;
+      if (key >= (i < 2 ? limit : limit_below)) s[n][i] = -INFINITY;
+    }
+}
+
+/* The turn of a consumer to issue its products; then the next one's. */
+template <int D>
+DEVICE void turn_begin(int consumer) {
+  named_sync(1 + consumer, 2 * warpgroup);
+}
+
+template <int D>
+DEVICE void turn_end(int consumer) {
+  named_arrive(1 + (consumer + 1) % Forward<D>::consumers, 2 * warpgroup);
+}
+
+/* A block of keys that this consumer's rows do not see. */
+template <int D>
+DEVICE void pass_block(Shared<D> &shared, int consumer) {
+  shared.k_ring.wait_full();
+  turn_begin<D>(consumer);
+  turn_end<D>(consumer);
+  shared.k_ring.release();
+  shared.v_ring.wait_full();
+  shared.v_ring.release();
+}
+
+template <int D>
+DEVICE void write_rows(const Attention &op, const Item &item, int first_row, const Softmax &rows,
+                       const float (&o)[D / 8][4], float scale_log2) {
+  float inverse[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float sum = rows.sum[half];
+    sum += warp_shuffle_xor(sum, 1);
+    sum += warp_shuffle_xor(sum, 2);
+    inverse[half] = 1.0f / sum;
+    int row = first_row + half * 8 + lane_index() / 4;
+    if (op.lse && lane_index() % 4 == 0 && row < item.length)
+      op.lse[static_cast<ptrdiff_t>(item.head) * op.sequences.tokens + item.begin + row] =
+          (rows.max[half] * scale_log2 + fast_log2(sum)) * ln_2;
+  }
+  int stride = op.heads * D;
+  bf16 *out = static_cast<bf16 *>(op.out) + static_cast<ptrdiff_t>(item.begin) * stride + item.head * D;
+  store_wide<D>(out, stride, first_row, item.length, o, inverse);
+}
+
+/* One item by one consumer warpgroup. */
+template <int D>
+DEVICE void consume(const Attention &op, const Item &item, Shared<D> &shared, int consumer,
+                    float scale_log2) {
+  typedef Forward<D> F;
+  const int columns = F::keys / 8;
+  int warpgroup_row = item.first_query + consumer * 64;
+  int first_row = warpgroup_row + warp_index() % 4 * 16, row = first_row + lane_index() / 4;
+  shared.q_ring.wait_full();
+  int skipped = warpgroup_row < item.length ? item.own_blocks - 1 - warpgroup_row / F::keys : item.blocks;
+  for (int i = 0; i < skipped; i++) pass_block<D>(shared, consumer);
+  if (skipped == item.blocks) {
+    shared.q_ring.release();
+    return;
+  }
+  const unsigned char *q = shared.q + shared.q_ring.stage() * F::query_bytes + consumer * 64 * 128;
+  Softmax rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {1.0f, 1.0f}};
+  float s[columns][4], o[D / 8][4];
+  uint32_t p[columns / 2][4];
+#pragma unroll
+  for (int n = 0; n < D / 8; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) o[n][i] = 0.0f;
+
+  shared.k_ring.wait_full();
+  turn_begin<D>(consumer);
+  wgmma_fence();
+  multiply_transposed_async<D, F::keys, F::queries, F::keys>(s, q,
+                                                             shared.k + shared.k_ring.stage() * F::key_bytes);
+  wgmma_commit();
+  turn_end<D>(consumer);
+  wgmma_wait<0>();
+  wgmma_settle(s);
+  shared.k_ring.release();
+  mask(s, warpgroup_row / F::keys * F::keys, row + 1, row + 9);
+  soften(rows, s, scale_log2);
+  pack_fragments(p, s);
+
+  for (int i = skipped + 1; i < item.blocks; i++) {
+    shared.k_ring.wait_full();
+    shared.v_ring.wait_full();
+    turn_begin<D>(consumer);
+    wgmma_settle(o);
+    wgmma_fence();
+    multiply_transposed_async<D, F::keys, F::queries, F::keys>(
+        s, q, shared.k + shared.k_ring.stage() * F::key_bytes);
+    wgmma_commit();
+    multiply_registers_async<D, F::keys, F::keys>(o, p, shared.v + shared.v_ring.stage() * F::key_bytes);
+    wgmma_commit();
+    turn_end<D>(consumer);
+    wgmma_wait<1>();
+    wgmma_settle(s);
+    shared.k_ring.release();
+    int prefix_key = (i - item.own_blocks) * F::keys;
+    if (prefix_key + F::keys > op.prefix_len && i >= item.own_blocks)
+      mask(s, prefix_key, op.prefix_len, op.prefix_len);
+    soften(rows, s, scale_log2);
+    wgmma_wait<0>();
+    wgmma_settle(o);
+    shared.v_ring.release();
+#pragma unroll
+    for (int n = 0; n < D / 8; n++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) o[n][j] *= rows.shrink[j / 2];
+    pack_fragments(p, s);
+  }
+  shared.q_ring.release();
+  shared.v_ring.wait_full();
+  wgmma_settle(o);
+  wgmma_fence();
+  multiply_registers_async<D, F::keys, F::keys>(o, p, shared.v + shared.v_ring.stage() * F::key_bytes);
+  wgmma_commit();
+  wgmma_wait<0>();
+  wgmma_settle(o);
+  shared.v_ring.release();
+  write_rows<D>(op, item, first_row, rows, o, scale_log2);
+}
+
+template <int D>
+__global__ void __launch_bounds__(Forward<D>::threads, 1)
+    attention_hopper(const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap prefix,
+                     Attention op, int tiles, float scale_log2) {
+  if constexpr (hopper_device) {
+    typedef Forward<D> F;
+    DYNAMIC_SHARED(bytes);
+    Shared<D> shared = lay_out<D>(bytes);
+    if (threadIdx.x == 0) {
+      init_ring(shared.q_ring, F::consumers * 4);
+      init_ring(shared.k_ring, F::consumers * 4);
+      init_ring(shared.v_ring, F::consumers * 4);
+      mbarrier_init_fence();
+    }
+    block_sync();
+    int role = warp_index() / 4; /* 0: the producer */
+    if (role == 0) {
+      registers_give<F::producer_registers>();
+      if (threadIdx.x == 0) produce<D>(qkv, prefix, op, tiles, shared);
+    } else {
+      registers_take<F::consumer_registers>();
+      int consumer = role - 1;
+      if (consumer == F::consumers - 1) turn_end<D>(consumer); /* the first turn is the first one's */
+      Item item;
+      for (int turn = 0; turn * static_cast<int>(gridDim.x) < tiles * op.sequences.count * op.heads; turn++)
+        if (item_at<D>(op, tiles, item_of(turn), item)) consume<D>(op, item, shared, consumer, scale_log2);
+    }
+  }
+}
+
+template <int D>
+bool forward(Backend *backend, const Attention &op) {
+  typedef Forward<D> F;
+  CudaState *state = cuda_state(backend);
+  int width = (op.heads + 2 * op.kv_heads) * D, prefix_width = 2 * op.kv_heads * D;
+  TensorMap qkv, prefix;
+  if (!make_tensor_map(state, &qkv, op.qkv, width, op.sequences.tokens,
+                       static_cast<size_t>(width) * sizeof(bf16), box_columns, box_rows))
+    return false;
+  prefix = qkv;
+  if (op.prefix_len > 0 &&
+      !make_tensor_map(state, &prefix, op.prefix, prefix_width, op.prefix_len,
+                       static_cast<size_t>(prefix_width) * sizeof(bf16), box_columns, box_rows))
+    return false;
+  int tiles = ceil_div(op.sequences.max_len, static_cast<int>(F::queries));
+  unsigned items = place_blocks(op.sequences, op.heads, tiles), most = static_cast<unsigned>(state->sm_count);
+  float scale_log2 = log2_e / sqrtf(static_cast<float>(D));
+  launch(state, {"attention_hopper", items < most ? items : most, F::threads, F::shared_bytes},
+         attention_hopper<D>, qkv, prefix, op, tiles, scale_log2);
+  return true;
+}
+
+}  // namespace
+
+bool cuda_attention_hopper(Backend *backend, const Attention *op) {
+  if (!cuda_state(backend)->hopper) return false;
+  if (op->sequences.tokens == 0) return true;
+  if (reinterpret_cast<uintptr_t>(op->out) % 16) return false;
+  if (op->head_dim == 64) return forward<64>(backend, *op);
+  return op->head_dim == 128 && forward<128>(backend, *op);
+}
