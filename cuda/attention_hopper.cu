@@ -32,6 +32,10 @@ struct Shared {
   unsigned char *q, *k, *v; /* [q_stages] and [stages] tiles */
   Ring<F::q_stages> q_ring;
   Ring<F::stages> k_ring, v_ring;
+
+  DEVICE unsigned char *q_tile(int count) const { return q + count % F::q_stages * F::query_bytes; }
+  DEVICE unsigned char *k_tile(int count) const { return k + count % F::stages * F::key_bytes; }
+  DEVICE unsigned char *v_tile(int count) const { return v + count % F::stages * F::key_bytes; }
 };
 
 template <int D>
@@ -39,22 +43,8 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   typedef Forward<D> F;
   unsigned char *k = shared + F::q_stages * F::query_bytes, *v = k + F::stages * F::key_bytes;
   MBarrier *barriers = reinterpret_cast<MBarrier *>(v + F::stages * F::key_bytes);
-  MBarrier *k_full = barriers + 2 * F::q_stages, *v_full = k_full + 2 * F::stages;
-  return {shared,
-          k,
-          v,
-          {barriers, barriers + F::q_stages, 0},
-          {k_full, k_full + F::stages, 0},
-          {v_full, v_full + F::stages, 0}};
-}
-
-template <int stages>
-DEVICE void init_ring(const Ring<stages> &ring, int consumer_warps) {
-#pragma unroll
-  for (int s = 0; s < stages; s++) {
-    mbarrier_init(ring.full + s, 1);
-    mbarrier_init(ring.empty + s, consumer_warps);
-  }
+  MBarrier *k_barriers = barriers + 2 * F::q_stages;
+  return {shared, k, v, {barriers}, {k_barriers}, {k_barriers + 2 * F::stages}};
 }
 
 /* An item: rows first_query.. of a sequence, and the blocks of keys that they see. */
@@ -81,49 +71,39 @@ DEVICE bool item_at(const Attention &op, int tiles, int index, Item &item) {
 /* One thread: keeps the rings full. */
 template <int D>
 DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const Attention &op, int tiles,
-                    Shared<D> shared) {
+                    const Shared<D> &shared) {
   typedef Forward<D> F;
-  int tokens = op.sequences.tokens, group = op.heads / op.kv_heads;
+  int tokens = op.sequences.tokens, group = op.heads / op.kv_heads, q_count = 0, count = 0;
   Item item;
   for (int turn = 0; turn * static_cast<int>(gridDim.x) < tiles * op.sequences.count * op.heads; turn++) {
     if (!item_at<D>(op, tiles, item_of(turn), item)) continue;
     int kv_head = item.head / group, end = item.begin + item.length;
-    Ring<F::q_stages> &q = shared.q_ring;
-    q.wait_empty();
-    mbarrier_arrive_expect(q.full + q.stage(), F::query_bytes);
-    load_boxes<D, F::queries>(shared.q + q.stage() * F::query_bytes, qkv, tokens, item.head * D,
-                              item.begin + item.first_query, end, q.full + q.stage());
-    q.count++;
-    for (int i = 0; i < item.blocks; i++) {
+    MBarrier *full = shared.q_ring.fill(q_count, F::query_bytes);
+    load_boxes<D, F::queries>(shared.q_tile(q_count), qkv, tokens, item.head * D,
+                              item.begin + item.first_query, end, full);
+    q_count++;
+    for (int i = 0; i < item.blocks; i++, count++) {
       bool own = i < item.own_blocks;
-      int block = own ? item.own_blocks - 1 - i : i - item.own_blocks;
       const TensorMap &map = own ? qkv : prefix;
-      int row = own ? item.begin + block * F::keys : block * F::keys, row_end = own ? end : op.prefix_len;
-      int rows = own ? tokens : op.prefix_len;
+      int row = own ? item.begin + (item.own_blocks - 1 - i) * F::keys : (i - item.own_blocks) * F::keys;
+      int row_end = own ? end : op.prefix_len, rows = own ? tokens : op.prefix_len;
       int k_column = (own ? op.heads + kv_head : kv_head) * D, v_column = k_column + op.kv_heads * D;
-      Ring<F::stages> &k = shared.k_ring, &v = shared.v_ring;
-      k.wait_empty();
-      mbarrier_arrive_expect(k.full + k.stage(), F::key_bytes);
-      load_boxes<D, F::keys>(shared.k + k.stage() * F::key_bytes, map, rows, k_column, row, row_end,
-                             k.full + k.stage());
-      k.count++;
-      v.wait_empty();
-      mbarrier_arrive_expect(v.full + v.stage(), F::key_bytes);
-      load_boxes<D, F::keys>(shared.v + v.stage() * F::key_bytes, map, rows, v_column, row, row_end,
-                             v.full + v.stage());
-      v.count++;
+      full = shared.k_ring.fill(count, F::key_bytes);
+      load_boxes<D, F::keys>(shared.k_tile(count), map, rows, k_column, row, row_end, full);
+      full = shared.v_ring.fill(count, F::key_bytes);
+      load_boxes<D, F::keys>(shared.v_tile(count), map, rows, v_column, row, row_end, full);
     }
   }
 }
 
 /* The state of a warp's 16 rows: a thread holds rows lane / 4 and lane / 4 + 8. */
 struct Softmax {
-  float max[2], sum[2], shrink[2];
+  float max[2], sum[2];
 };
 
-/* Turns scores into exp(S - m) for the new maximum m; shrink is what o has to be brought down by. */
+/* Turns scores into exp(S - m) for the new maximum m; o has to be brought down by shrink. */
 template <int columns>
-DEVICE void soften(Softmax &rows, float (&s)[columns][4], float scale_log2) {
+DEVICE void soften(Softmax &rows, float (&s)[columns][4], float (&shrink)[2], float scale_log2) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     float highest = rows.max[half];
@@ -132,7 +112,7 @@ DEVICE void soften(Softmax &rows, float (&s)[columns][4], float scale_log2) {
     highest = fmaxf(highest, warp_shuffle_xor(highest, 1));
     highest = fmaxf(highest, warp_shuffle_xor(highest, 2));
     float offset = highest * scale_log2, sum = 0.0f;
-    rows.shrink[half] = fast_exp2((rows.max[half] - highest) * scale_log2);
+    shrink[half] = fast_exp2((rows.max[half] - highest) * scale_log2);
 #pragma unroll
     for (int n = 0; n < columns; n++)
 #pragma unroll
@@ -141,19 +121,19 @@ DEVICE void soften(Softmax &rows, float (&s)[columns][4], float scale_log2) {
         sum += s[n][i];
       }
     rows.max[half] = highest;
-    rows.sum[half] = rows.sum[half] * rows.shrink[half] + sum;
+    rows.sum[half] = rows.sum[half] * shrink[half] + sum;
   }
 }
 
-/* Keys from limit[half] on are not seen by a thread's rows. */
+/* A thread's upper row sees the first `upper` keys of the block, its lower row the first `lower`. */
 template <int columns>
-DEVICE void mask(float (&s)[columns][4], int first_key, int limit, int limit_below) {
+DEVICE void mask(float (&s)[columns][4], int upper, int lower) {
 #pragma unroll
   for (int n = 0; n < columns; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      int key = first_key + n * 8 + lane_index() % 4 * 2 + i % 2;
-      if (key >= (i < 2 ? limit : limit_below)) s[n][i] = -INFINITY;
+      int key = n * 8 + lane_index() % 4 * 2 + i % 2;
+      if (key >= (i < 2 ? upper : lower)) s[n][i] = -INFINITY;
     }
 }
 
@@ -170,13 +150,13 @@ DEVICE void turn_end(int consumer) {
 
 /* A block of keys that this consumer's rows do not see. */
 template <int D>
-DEVICE void pass_block(Shared<D> &shared, int consumer) {
-  shared.k_ring.wait_full();
+DEVICE void pass_block(const Shared<D> &shared, int count, int consumer) {
+  shared.k_ring.wait_full(count);
   turn_begin<D>(consumer);
   turn_end<D>(consumer);
-  shared.k_ring.release();
-  shared.v_ring.wait_full();
-  shared.v_ring.release();
+  shared.k_ring.release(count);
+  shared.v_ring.wait_full(count);
+  shared.v_ring.release(count);
 }
 
 template <int D>
@@ -199,81 +179,82 @@ DEVICE void write_rows(const Attention &op, const Item &item, int first_row, con
   store_wide<D>(out, stride, first_row, item.length, o, inverse);
 }
 
-/* One item by one consumer warpgroup. */
+/* One item by one consumer warpgroup: the q_count-th, whose blocks of keys are counted from first on. */
 template <int D>
-DEVICE void consume(const Attention &op, const Item &item, Shared<D> &shared, int consumer,
-                    float scale_log2) {
+DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shared, int q_count, int first,
+                    int consumer, float scale_log2) {
   typedef Forward<D> F;
   const int columns = F::keys / 8;
-  int warpgroup_row = item.first_query + consumer * 64;
-  int first_row = warpgroup_row + warp_index() % 4 * 16, row = first_row + lane_index() / 4;
-  shared.q_ring.wait_full();
-  int skipped = warpgroup_row < item.length ? item.own_blocks - 1 - warpgroup_row / F::keys : item.blocks;
-  for (int i = 0; i < skipped; i++) pass_block<D>(shared, consumer);
-  if (skipped == item.blocks) {
-    shared.q_ring.release();
+  int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
+  int count = first, end = first + item.blocks, prefix_first = first + item.own_blocks;
+  shared.q_ring.wait_full(q_count);
+  int begin = top < item.length ? prefix_first - 1 - top / F::keys : end;
+  for (; count < begin; count++) pass_block<D>(shared, count, consumer);
+  if (count == end) {
+    shared.q_ring.release(q_count);
     return;
   }
-  const unsigned char *q = shared.q + shared.q_ring.stage() * F::query_bytes + consumer * 64 * 128;
-  Softmax rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {1.0f, 1.0f}};
-  float s[columns][4], o[D / 8][4];
+  const unsigned char *q = shared.q_tile(q_count) + consumer * 64 * 128;
+  Softmax rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
+  float s[columns][4], o[D / 8][4], shrink[2];
   uint32_t p[columns / 2][4];
 #pragma unroll
   for (int n = 0; n < D / 8; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) o[n][i] = 0.0f;
 
-  shared.k_ring.wait_full();
+  shared.k_ring.wait_full(count);
   turn_begin<D>(consumer);
   wgmma_fence();
-  multiply_transposed_async<D, F::keys, F::queries, F::keys>(s, q,
-                                                             shared.k + shared.k_ring.stage() * F::key_bytes);
+  multiply_transposed_async<D, F::keys, F::queries, F::keys>(s, q, shared.k_tile(count));
   wgmma_commit();
   turn_end<D>(consumer);
   wgmma_wait<0>();
   wgmma_settle(s);
-  shared.k_ring.release();
-  mask(s, warpgroup_row / F::keys * F::keys, row + 1, row + 9);
-  soften(rows, s, scale_log2);
+  shared.k_ring.release(count);
+  int seen = first_row % F::keys + lane_index() / 4 + 1;
+  mask(s, seen, seen + 8);
+  soften(rows, s, shrink, scale_log2);
   pack_fragments(p, s);
+  if (count + 1 < end) shared.k_ring.wait_full(count + 1);
 
-  for (int i = skipped + 1; i < item.blocks; i++) {
-    shared.k_ring.wait_full();
-    shared.v_ring.wait_full();
+  for (count++; count < end; count++) { /* S of this block and P V of the one before */
+    shared.v_ring.wait_full(count - 1);
     turn_begin<D>(consumer);
     wgmma_settle(o);
     wgmma_fence();
-    multiply_transposed_async<D, F::keys, F::queries, F::keys>(
-        s, q, shared.k + shared.k_ring.stage() * F::key_bytes);
+    multiply_transposed_async<D, F::keys, F::queries, F::keys>(s, q, shared.k_tile(count));
     wgmma_commit();
-    multiply_registers_async<D, F::keys, F::keys>(o, p, shared.v + shared.v_ring.stage() * F::key_bytes);
+    multiply_registers_async<D, F::keys, F::keys>(o, p, shared.v_tile(count - 1));
     wgmma_commit();
     turn_end<D>(consumer);
     wgmma_wait<1>();
     wgmma_settle(s);
-    shared.k_ring.release();
-    int prefix_key = (i - item.own_blocks) * F::keys;
-    if (prefix_key + F::keys > op.prefix_len && i >= item.own_blocks)
-      mask(s, prefix_key, op.prefix_len, op.prefix_len);
-    soften(rows, s, scale_log2);
+    shared.k_ring.release(count);
+    int prefix_left = op.prefix_len - (count - prefix_first) * F::keys;
+    if (count >= prefix_first && prefix_left < F::keys) mask(s, prefix_left, prefix_left);
+    soften(rows, s, shrink, scale_log2);
+    wgmma_settle(s);
+    /* Branches: the compiler would move the softmax behind the wait for P V. */
+    if (count + 1 < end) shared.k_ring.wait_full(count + 1);
     wgmma_wait<0>();
     wgmma_settle(o);
-    shared.v_ring.release();
+    shared.v_ring.release(count - 1);
 #pragma unroll
     for (int n = 0; n < D / 8; n++)
 #pragma unroll
-      for (int j = 0; j < 4; j++) o[n][j] *= rows.shrink[j / 2];
+      for (int i = 0; i < 4; i++) o[n][i] *= shrink[i / 2];
     pack_fragments(p, s);
   }
-  shared.q_ring.release();
-  shared.v_ring.wait_full();
+  shared.q_ring.release(q_count);
+  shared.v_ring.wait_full(end - 1);
   wgmma_settle(o);
   wgmma_fence();
-  multiply_registers_async<D, F::keys, F::keys>(o, p, shared.v + shared.v_ring.stage() * F::key_bytes);
+  multiply_registers_async<D, F::keys, F::keys>(o, p, shared.v_tile(end - 1));
   wgmma_commit();
   wgmma_wait<0>();
   wgmma_settle(o);
-  shared.v_ring.release();
+  shared.v_ring.release(end - 1);
   write_rows<D>(op, item, first_row, rows, o, scale_log2);
 }
 
@@ -286,9 +267,9 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
     DYNAMIC_SHARED(bytes);
     Shared<D> shared = lay_out<D>(bytes);
     if (threadIdx.x == 0) {
-      init_ring(shared.q_ring, F::consumers * 4);
-      init_ring(shared.k_ring, F::consumers * 4);
-      init_ring(shared.v_ring, F::consumers * 4);
+      shared.q_ring.init(F::consumers * 4);
+      shared.k_ring.init(F::consumers * 4);
+      shared.v_ring.init(F::consumers * 4);
       mbarrier_init_fence();
     }
     block_sync();
@@ -301,8 +282,13 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
       int consumer = role - 1;
       if (consumer == F::consumers - 1) turn_end<D>(consumer); /* the first turn is the first one's */
       Item item;
-      for (int turn = 0; turn * static_cast<int>(gridDim.x) < tiles * op.sequences.count * op.heads; turn++)
-        if (item_at<D>(op, tiles, item_of(turn), item)) consume<D>(op, item, shared, consumer, scale_log2);
+      int q_count = 0, count = 0;
+      for (int turn = 0; turn * static_cast<int>(gridDim.x) < tiles * op.sequences.count * op.heads; turn++) {
+        if (!item_at<D>(op, tiles, item_of(turn), item)) continue;
+        consume<D>(op, item, shared, q_count, count, consumer, scale_log2);
+        q_count++;
+        count += item.blocks;
+      }
     }
   }
 }

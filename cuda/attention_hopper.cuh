@@ -26,21 +26,33 @@ DEVICE void load_boxes(unsigned char *tile, const TensorMap &map, int map_rows, 
                   row + r < row_end ? row + r : map_rows, full);
 }
 
-/* A ring of stages: the count of stages passed gives the stage and the parity of its phase. */
+/* A ring of stages, each with a barrier that it is full and one that it is empty. Both sides count the turns:
+ * the count gives the stage and the parity of its phase. */
 template <int stages>
 struct Ring {
-  MBarrier *full, *empty; /* [stages] */
-  int count;
+  MBarrier *full; /* [stages], then the empty ones [stages] */
 
-  DEVICE int stage() const { return count % stages; }
-  DEVICE int parity() const { return count / stages & 1; }
-  DEVICE void wait_full() const { mbarrier_wait(full + stage(), parity()); }
-  DEVICE void wait_empty() const { mbarrier_wait(empty + stage(), parity() ^ 1); }
+  DEVICE void init(int consumer_warps) const {
+#pragma unroll
+    for (int s = 0; s < stages; s++) {
+      mbarrier_init(full + s, 1);
+      mbarrier_init(full + stages + s, consumer_warps);
+    }
+  }
+  DEVICE static int stage(int count) { return count % stages; }
+  DEVICE static int parity(int count) { return count / stages & 1; }
+  DEVICE void wait_full(int count) const { mbarrier_wait(full + stage(count), parity(count)); }
+  /* The producer: waits for the stage's readers, and announces what it is going to load. */
+  DEVICE MBarrier *fill(int count, int bytes) const {
+    MBarrier *barrier = full + stage(count);
+    mbarrier_wait(barrier + stages, parity(count) ^ 1);
+    mbarrier_arrive_expect(barrier, bytes);
+    return barrier;
+  }
   /* By every warp of the consumers, when its reads are done. */
-  DEVICE void release() {
+  DEVICE void release(int count) const {
     warp_sync();
-    if (lane_index() == 0) mbarrier_arrive(empty + stage());
-    count++;
+    if (lane_index() == 0) mbarrier_arrive(full + stages + stage(count));
   }
 };
 

@@ -40,7 +40,8 @@
  * wgmma_registers<n, b_mn>(acc, a, b, add)      A in registers, as a[4] of mma_bf16
  * wgmma_fence() wgmma_commit() wgmma_wait<n>()  before the first product after registers were touched; close a group;
  *                                               until at most n groups are in flight
- * wgmma_settle(registers)                       after the wait: the compiler may not move what touches them before it
+ * wgmma_settle(registers)                       the compiler moves nothing that touches them over this place: after a wait
+ *                                               that they come from, before a wait that their computation is to overlap
  * registers_give<n>() registers_take<n>()       setmaxnreg: of the whole warpgroup
  *
  * to_float(bf16) to_bf16(float)                 pack_bf16(low, high), unpack_bf16(pair, low, high); pack8, unpack8
