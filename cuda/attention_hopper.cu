@@ -47,25 +47,21 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, k, v, {barriers}, {k_barriers}, {k_barriers + 2 * F::stages}};
 }
 
-/* An item: rows first_query.. of a sequence, and the blocks of keys that they see. */
+/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see. */
 struct Item {
   int begin, length, first_query, head, own_blocks, blocks;
 };
 
 template <int D>
-DEVICE bool item_at(const Attention &op, int tiles, int index, Item &item) {
+DEVICE bool item_of(const Attention &op, int tiles, int turn, Item &item) {
   typedef Forward<D> F;
-  if (index >= tiles * op.sequences.count * op.heads) return false;
-  item.head = index % op.heads;
-  int rest = index / op.heads, sequence = rest % op.sequences.count,
-      tile = tiles - 1 - rest / op.sequences.count;
-  item.begin = op.sequences.cu_seqlens[sequence];
-  item.length = op.sequences.cu_seqlens[sequence + 1] - item.begin;
-  item.first_query = tile * F::queries;
-  int key_end = item.first_query + F::queries < item.length ? item.first_query + F::queries : item.length;
-  item.own_blocks = ceil_div(key_end, static_cast<int>(F::keys));
-  item.blocks = item.own_blocks + ceil_div(op.prefix_len, static_cast<int>(F::keys));
-  return item.first_query < item.length;
+  Work work;
+  if (!work_of(op.sequences, op.heads, tiles, F::queries, true, turn, work)) return false;
+  int first_query = work.tile * F::queries, end = first_query + F::queries;
+  int own_blocks = ceil_div(end < work.length ? end : work.length, static_cast<int>(F::keys));
+  item = {work.begin, work.length, first_query,
+          work.head,  own_blocks,  own_blocks + ceil_div(op.prefix_len, static_cast<int>(F::keys))};
+  return true;
 }
 
 /* One thread: keeps the rings full. */
@@ -75,8 +71,8 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const Attenti
   typedef Forward<D> F;
   int tokens = op.sequences.tokens, group = op.heads / op.kv_heads, q_count = 0, count = 0;
   Item item;
-  for (int turn = 0; turn * static_cast<int>(gridDim.x) < tiles * op.sequences.count * op.heads; turn++) {
-    if (!item_at<D>(op, tiles, item_of(turn), item)) continue;
+  for (int turn = 0; turn < work_turns(op.sequences, op.heads, tiles); turn++) {
+    if (!item_of<D>(op, tiles, turn, item)) continue;
     int kv_head = item.head / group, end = item.begin + item.length;
     MBarrier *full = shared.q_ring.fill(q_count, F::query_bytes);
     load_boxes<D, F::queries>(shared.q_tile(q_count), qkv, tokens, item.head * D,
@@ -267,9 +263,9 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
     DYNAMIC_SHARED(bytes);
     Shared<D> shared = lay_out<D>(bytes);
     if (threadIdx.x == 0) {
-      shared.q_ring.init(F::consumers * 4);
-      shared.k_ring.init(F::consumers * 4);
-      shared.v_ring.init(F::consumers * 4);
+      shared.q_ring.init(1, F::consumers * 4);
+      shared.k_ring.init(1, F::consumers * 4);
+      shared.v_ring.init(1, F::consumers * 4);
       mbarrier_init_fence();
     }
     block_sync();
@@ -283,8 +279,8 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
       if (consumer == F::consumers - 1) turn_end<D>(consumer); /* the first turn is the first one's */
       Item item;
       int q_count = 0, count = 0;
-      for (int turn = 0; turn * static_cast<int>(gridDim.x) < tiles * op.sequences.count * op.heads; turn++) {
-        if (!item_at<D>(op, tiles, item_of(turn), item)) continue;
+      for (int turn = 0; turn < work_turns(op.sequences, op.heads, tiles); turn++) {
+        if (!item_of<D>(op, tiles, turn, item)) continue;
         consume<D>(op, item, shared, q_count, count, consumer, scale_log2);
         q_count++;
         count += item.blocks;
@@ -297,20 +293,16 @@ template <int D>
 bool forward(Backend *backend, const Attention &op) {
   typedef Forward<D> F;
   CudaState *state = cuda_state(backend);
-  int width = (op.heads + 2 * op.kv_heads) * D, prefix_width = 2 * op.kv_heads * D;
+  int width = (op.heads + 2 * op.kv_heads) * D;
   TensorMap qkv, prefix;
-  if (!make_tensor_map(state, &qkv, op.qkv, width, op.sequences.tokens,
-                       static_cast<size_t>(width) * sizeof(bf16), box_columns, box_rows))
-    return false;
+  if (!map_rows_of(state, &qkv, op.qkv, width, op.sequences.tokens)) return false;
   prefix = qkv;
-  if (op.prefix_len > 0 &&
-      !make_tensor_map(state, &prefix, op.prefix, prefix_width, op.prefix_len,
-                       static_cast<size_t>(prefix_width) * sizeof(bf16), box_columns, box_rows))
+  if (op.prefix_len > 0 && !map_rows_of(state, &prefix, op.prefix, 2 * op.kv_heads * D, op.prefix_len))
     return false;
   int tiles = ceil_div(op.sequences.max_len, static_cast<int>(F::queries));
-  unsigned items = place_blocks(op.sequences, op.heads, tiles), most = static_cast<unsigned>(state->sm_count);
   float scale_log2 = log2_e / sqrtf(static_cast<float>(D));
-  launch(state, {"attention_hopper", items < most ? items : most, F::threads, F::shared_bytes},
+  launch(state,
+         {"attention_hopper", work_blocks(state, op.sequences, op.heads, tiles), F::threads, F::shared_bytes},
          attention_hopper<D>, qkv, prefix, op, tiles, scale_log2);
   return true;
 }

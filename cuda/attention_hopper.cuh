@@ -32,22 +32,22 @@ template <int stages>
 struct Ring {
   MBarrier *full; /* [stages], then the empty ones [stages] */
 
-  DEVICE void init(int consumer_warps) const {
+  DEVICE void init(int producers, int consumer_warps) const {
 #pragma unroll
     for (int s = 0; s < stages; s++) {
-      mbarrier_init(full + s, 1);
+      mbarrier_init(full + s, producers);
       mbarrier_init(full + stages + s, consumer_warps);
     }
   }
   DEVICE static int stage(int count) { return count % stages; }
   DEVICE static int parity(int count) { return count / stages & 1; }
   DEVICE void wait_full(int count) const { mbarrier_wait(full + stage(count), parity(count)); }
+  DEVICE void wait_empty(int count) const { mbarrier_wait(full + stages + stage(count), parity(count) ^ 1); }
   /* The producer: waits for the stage's readers, and announces what it is going to load. */
   DEVICE MBarrier *fill(int count, int bytes) const {
-    MBarrier *barrier = full + stage(count);
-    mbarrier_wait(barrier + stages, parity(count) ^ 1);
-    mbarrier_arrive_expect(barrier, bytes);
-    return barrier;
+    wait_empty(count);
+    mbarrier_arrive_expect(full + stage(count), bytes);
+    return full + stage(count);
   }
   /* By every warp of the consumers, when its reads are done. */
   DEVICE void release(int count) const {
@@ -126,12 +126,47 @@ DEVICE void store_wide(bf16 *to, int stride, int first_row, int rows, const floa
   }
 }
 
-/* Items of work are numbered as the blocks of Place are: the costly tiles first, the heads that share keys
- * side by side. A block takes one of every gridDim.x, from the left in even turns and from the right in odd
- * ones, so that no block always has the longer tiles. */
-DEVICE int item_of(int turn) {
+/* An item of work: a tile of a sequence begin .. begin + length, and a head. */
+struct Work {
+  int begin, length, tile, head;
+};
+
+/* All items that a launch has; some are empty. */
+DEVICE int work_items(const Sequences &sequences, int heads, int tiles) {
+  return tiles * sequences.count * heads;
+}
+
+/* The item of a block's turn; false if there is none. Items are numbered as the blocks of Place are: the
+ * costly tiles first, the heads that share keys side by side. A block takes one of every gridDim.x, from the
+ * left in even turns and from the right in odd ones, so that no block always has the longer tiles. */
+DEVICE bool work_of(const Sequences &sequences, int heads, int tiles, int tile_rows, bool descending,
+                    int turn, Work &work) {
   int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  return turn * blocks + (turn & 1 ? blocks - 1 - block : block);
+  int index = turn * blocks + (turn & 1 ? blocks - 1 - block : block);
+  if (index >= work_items(sequences, heads, tiles)) return false;
+  int rest = index / heads, sequence = rest % sequences.count, tile = rest / sequences.count;
+  work.head = index % heads;
+  work.begin = sequences.cu_seqlens[sequence];
+  work.length = sequences.cu_seqlens[sequence + 1] - work.begin;
+  work.tile = descending ? tiles - 1 - tile : tile;
+  return work.tile * tile_rows < work.length;
+}
+
+/* The turns of a block. */
+DEVICE int work_turns(const Sequences &sequences, int heads, int tiles) {
+  return ceil_div(work_items(sequences, heads, tiles), static_cast<int>(gridDim.x));
+}
+
+/* As many blocks as there are multiprocessors, or items. */
+inline unsigned work_blocks(const CudaState *state, const Sequences &sequences, int heads, int tiles) {
+  unsigned items = place_blocks(sequences, heads, tiles), most = static_cast<unsigned>(state->sm_count);
+  return items < most ? items : most;
+}
+
+/* The map of rows of `width` bf16 in boxes. */
+inline bool map_rows_of(CudaState *state, TensorMap *map, const void *base, int width, int rows) {
+  return make_tensor_map(state, map, base, width, rows, static_cast<size_t>(width) * sizeof(bf16),
+                         box_columns, box_rows);
 }
 
 #endif
