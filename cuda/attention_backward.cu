@@ -263,6 +263,7 @@ void cuda_attention_backward(Backend *backend, const AttentionBackward *op) {
   if (!delta) return;
   unsigned blocks = static_cast<unsigned>(ceil_div(rows * delta_lanes, static_cast<size_t>(delta_threads)));
   launch(cuda_state(backend), {"attention_delta", blocks, delta_threads, 0}, attention_delta, *op, delta);
+  if (cuda_attention_backward_hopper(backend, op, delta)) return;
   if (op->head_dim <= 32)
     backward<32>(backend, *op, delta);
   else if (op->head_dim <= 64)

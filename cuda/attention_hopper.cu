@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
       mbarrier_init_fence();
     }
     block_sync();
-    int role = warp_index() / 4; /* 0: the producer */
+    int role = warpgroup_index(); /* 0: the producer */
     if (role == 0) {
       registers_give<F::producer_registers>();
       if (threadIdx.x == 0) produce<D>(qkv, prefix, op, tiles, shared);

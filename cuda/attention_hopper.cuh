@@ -13,6 +13,9 @@
 const int box_rows = 64, box_columns = 64, box_bytes = box_rows * box_columns * 2;
 const int warpgroup = 128; /* threads */
 
+/* From lane 0, so that the compiler knows that a warp's lanes do not part over it. */
+DEVICE int warpgroup_index() { return warp_shuffle(warp_index() / 4, 0); }
+
 /* Loads rows of a tile from `row` of the map on, columns from `column` on; the boxes from row_end on are
  * zero. */
 template <int D, int rows>

@@ -76,6 +76,7 @@ void cuda_attention_backward(Backend *backend, const AttentionBackward *op);
 /* The kernels of attention_hopper.cu and attention_backward_hopper.cu, which cuda_attention and
  * cuda_attention_backward try first; false, with nothing done, where they do not fit. */
 bool cuda_attention_hopper(Backend *backend, const Attention *op);
+bool cuda_attention_backward_hopper(Backend *backend, const AttentionBackward *op, const float *delta);
 void cuda_kv_store(Backend *backend, const KvStore *op);
 void cuda_attention_decode(Backend *backend, const AttentionDecode *op);
 void cuda_activation(Backend *backend, const Activation *op);
