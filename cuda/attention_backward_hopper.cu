@@ -171,25 +171,20 @@ DEVICE void store_scores(unsigned char *tile, const uint32_t (&ds)[4][4]) {
     }
 }
 
-/* dq of 64 queries = dS K over the first `blocks` times 64 keys, by one warpgroup. */
-template <int D>
-DEVICE void multiply_scores(float (&dq)[D / 8][4], const unsigned char *ds, const unsigned char *k,
-                            int blocks) {
-#pragma unroll
-  for (int n = 0; n < D / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) dq[n][i] = 0.0f;
+/* dq of 64 queries = dS K over the first `blocks` times 64 keys, by one warpgroup; blocks is known to the
+ * compiler so that no branch falls between the products. */
+template <int D, int blocks>
+DEVICE void multiply_scores(float (&dq)[D / 8][4], const unsigned char *ds, const unsigned char *k) {
   uint64_t a = wgmma_descriptor(ds, 0, 1024), b = wgmma_descriptor(k, Backward<D>::keys * 128, 1024);
   wgmma_fence();
 #pragma unroll
-  for (int block = 0; block < Backward<D>::consumers; block++)
-    if (block < blocks) {
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const uint64_t at = (block * 4 + i) * 16 * 128 >> 4;
-        wgmma_shared<D, true, true>(dq, a + at, b + at, true);
-      }
-    }
+  for (int i = 0; i < blocks * 4; i++) {
+    const uint64_t at = i * 16 * 128 >> 4;
+    wgmma_shared<D, true, true>(dq, a + at, b + at, i > 0);
+  }
+  wgmma_commit();
+  wgmma_wait<0>();
+  wgmma_settle(dq);
 }
 
 /* One item by one consumer warpgroup. whole: the item has all keys of its rows, dq is written too. */
@@ -246,10 +241,13 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
       named_sync(1, B::consumers * warpgroup); /* dS is there for all */
       if (count % B::consumers == consumer) {
         float dq[D / 8][4];
-        multiply_scores<D>(dq, shared.ds(count), k, step + 1 < B::consumers ? step + 1 : B::consumers);
-        wgmma_commit();
-        wgmma_wait<0>();
-        wgmma_settle(dq);
+        int blocks = step + 1 < B::consumers ? step + 1 : B::consumers;
+        if (blocks == 1)
+          multiply_scores<D, 1>(dq, shared.ds(count), k);
+        else if (blocks == 2)
+          multiply_scores<D, 2>(dq, shared.ds(count), k);
+        else if (B::consumers == 3)
+          multiply_scores<D, 3>(dq, shared.ds(count), k);
         int head = item.kv_head * item.group + i / item.steps_a_head;
         const float scales[2] = {scale, scale};
         store_wide<D>(dqkv + head * D, stride, step * B::step + warp_index() % 4 * 16, item.length, dq,
@@ -315,11 +313,15 @@ template <int D>
 bool backward(Backend *backend, const AttentionBackward &op, const float *delta) {
   CudaState *state = cuda_state(backend);
   TensorMap qkv, dout;
-  if (op.sequences.max_len > Backward<D>::keys) return false;
   if (!map_rows_of(state, &qkv, op.qkv, (op.heads + 2 * op.kv_heads) * D, op.sequences.tokens) ||
       !map_rows_of(state, &dout, op.dout, op.heads * D, op.sequences.tokens))
     return false;
-  backward_keys<D, true>(state, qkv, dout, op, delta);
+  if (op.sequences.max_len <= Backward<D>::keys) {
+    backward_keys<D, true>(state, qkv, dout, op, delta);
+  } else {
+    backward_keys<D, false>(state, qkv, dout, op, delta);
+    attention_backward_queries(state, qkv, dout, op, delta);
+  }
   return true;
 }
 

@@ -172,4 +172,8 @@ inline bool map_rows_of(CudaState *state, TensorMap *map, const void *base, int 
                          box_columns, box_rows);
 }
 
+/* dq alone, by the kernel of attention_backward_queries_hopper.cu; head_dim 64 or 128. */
+void attention_backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &dout,
+                                const AttentionBackward &op, const float *delta);
+
 #endif
