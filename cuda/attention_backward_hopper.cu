@@ -202,9 +202,11 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
     for (int i = 0; i < 4; i++) dk[n][i] = dv[n][i] = 0.0f;
 
   shared.kv_ring.wait_full(kv_count);
+  shared.step_ring.wait_full(first);
+  wgmma_settle(dk);
+  wgmma_settle(dv);
   for (int i = 0; i < item.steps; i++) {
     int count = first + i, step = i % item.steps_a_head;
-    shared.step_ring.wait_full(count);
     if (step >= consumer) { /* else these keys are the future of all of the step's queries */
       float s[B::step / 8][4], dp[B::step / 8][4];
       uint32_t p[B::step / 16][4], ds[B::step / 16][4];
@@ -218,6 +220,9 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
       wgmma_settle(s);
       probabilities(s, shared.lse(count), step == consumer, scale * log2_e);
       pack_fragments(p, s);
+      wgmma_settle(p);
+      /* Branches: the compiler would move the exponentials behind the wait for dP. */
+      if (i + 1 < item.steps) shared.step_ring.wait_full(count + 1);
       wgmma_wait<0>();
       wgmma_settle(dp);
       score_gradients(p, dp, shared.delta(count));
@@ -226,8 +231,6 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
         store_scores(shared.ds(count) + consumer * 64 * 128, ds);
         async_proxy_fence();
       }
-      wgmma_settle(dk);
-      wgmma_settle(dv);
       wgmma_fence();
       multiply_registers_async<D, B::step, B::step>(dv, p, shared.dout(count));
       multiply_registers_async<D, B::step, B::step>(dk, ds, shared.q(count));
@@ -235,6 +238,8 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
       wgmma_wait<0>();
       wgmma_settle(dk);
       wgmma_settle(dv);
+    } else if (i + 1 < item.steps) {
+      shared.step_ring.wait_full(count + 1);
     }
     shared.step_ring.release(count);
     if (whole) {

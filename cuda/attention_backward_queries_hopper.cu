@@ -128,8 +128,8 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
     for (int i = 0; i < 4; i++) dq[n][i] = 0.0f;
   wgmma_settle(dq);
 
+  shared.kv_ring.wait_full(count);
   for (int i = count; i < end; i++) {
-    shared.kv_ring.wait_full(i);
     wgmma_fence();
     multiply_transposed_async<D, Q::keys, Q::queries, Q::keys>(s, q, shared.k(i));
     wgmma_commit();
@@ -140,6 +140,8 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
     if (i > count) shared.kv_ring.release(i - 1);
     probabilities(s, lse, i == count, scale * log2_e);
     wgmma_settle(s);
+    /* Branches: the compiler would move the exponentials behind the wait for dP. */
+    if (i + 1 < end) shared.kv_ring.wait_full(i + 1);
     wgmma_wait<0>();
     wgmma_settle(dp);
 #pragma unroll
