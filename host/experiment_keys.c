@@ -157,7 +157,10 @@ const ExperimentKey experiment_keys[] = {
         "Longer replies are cut, and generation stops."),
 
     SECTION("tokenizer", "Trained on the training file, or an existing one."),
-    FILE_("tokenizer.path", tokenizer.path, "An existing tokenizer.json; null: train one."),
+    FILE_(
+        "tokenizer.path", tokenizer.path,
+        "An existing tokenizer: a tokenizer.json, a vocab.json with its merges.txt, a vocab.txt, or a folder "
+        "with one of them; null: train one."),
     SECTION("tokenizer.train", "Byte-level BPE."),
     INT("tokenizer.train.vocab_size", tokenizer.vocab_size, 259, 1 << 20, "8192",
         "Tokens at most, with 3 special ones and 256 bytes."),
@@ -174,7 +177,8 @@ const ExperimentKey experiment_keys[] = {
           "A model's folder (popalm import makes one) to start from instead of an untrained preset; its "
           "tokenizer is taken unless \"tokenizer.path\" names one."),
 
-    SECTION("adapter", "Low-rank adapters (LoRA) on model.from: all stages train them instead of all weights."),
+    SECTION("adapter",
+            "Low-rank adapters (LoRA) on model.from: all stages train them instead of all weights."),
     INT("adapter.rank", adapter.rank, 0, 4096, "0", "Rank of an adapter; 0: none."),
     POSITIVE("adapter.alpha", adapter.alpha, 1e6, "16", "An adapter's output is scaled by alpha / rank."),
     {.path = "adapter.targets",

@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "models/model.h"
+#include "tokenizer.h"
 #include "trainer.h"
 
 const char *plan_stage_name(StageId id) {
@@ -61,7 +62,18 @@ static Status content_of(Keys *keys, const char *path, const char **hex) {
   return OK;
 }
 
-/* A value and what it is called; for a file's name, the file's content. */
+/* The files that a key's value stands for. */
+static Status files_of(Arena *arena, const char *path, const char *value, const char *files[TOKENIZER_FILES],
+                       int *count) {
+  *count = 1;
+  files[0] = value;
+  if (strcmp(path, "tokenizer.path") == 0) *count = tokenizer_files(arena, value, files);
+  if (strcmp(path, "model.preset") == 0) return decoder_preset_path(arena, value, &files[0]);
+  if (strcmp(path, "model.from") == 0) files[0] = path_join(arena, value, "model.safetensors");
+  return OK;
+}
+
+/* A value and what it is called; for a file's name, the content of what is read by it. */
 static Status add_value(Keys *keys, Hash *hash, const char *path, const cJSON *value) {
   hash_text(hash, path);
   if (cJSON_IsObject(value)) {
@@ -70,11 +82,13 @@ static Status add_value(Keys *keys, Hash *hash, const char *path, const cJSON *v
     return OK;
   }
   if (cJSON_IsString(value) && experiment_key_names_file(path)) {
-    const char *file = value->valuestring, *hex;
-    if (strcmp(path, "model.preset") == 0) TRY(decoder_preset_path(keys->arena, file, &file));
-    if (strcmp(path, "model.from") == 0) file = path_join(keys->arena, file, "model.safetensors");
-    TRY(content_of(keys, file, &hex));
-    hash_text(hash, hex);
+    const char *files[TOKENIZER_FILES], *hex;
+    int count;
+    TRY(files_of(keys->arena, path, value->valuestring, files, &count));
+    for (int i = 0; i < count; i++) {
+      TRY(content_of(keys, files[i], &hex));
+      hash_text(hash, hex);
+    }
     return OK;
   }
   char *text = cJSON_PrintUnformatted(value);
