@@ -38,6 +38,8 @@ Status tokenizer_load(Arena *arena, const char *path, Tokenizer **out) CHECKED;
 enum { TOKENIZER_FILES = 3 };
 int tokenizer_files(Arena *arena, const char *path, const char *files[TOKENIZER_FILES]);
 
+/* Whether both come from the same tokenizer.json, so that one's tokens are the other's. */
+bool tokenizer_same(const Tokenizer *a, const Tokenizer *b);
 int tokenizer_vocab_size(const Tokenizer *tokenizer);
 int32_t tokenizer_eos(const Tokenizer *tokenizer);
 int32_t tokenizer_sep(const Tokenizer *tokenizer);

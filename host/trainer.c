@@ -17,9 +17,33 @@ Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfi
   if (out->lora.rank)
     return fail(INVALID, "model.from %s is an adapter itself; popalm export merges it into its base",
                 experiment->model_from);
-  out->lora = (LoraConfig){
-      .rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
+  out->lora =
+      (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
   return lora_targets_parse(adapter->targets, out, &out->lora);
+}
+
+Status experiment_reward_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
+  const RewardSettings *reward = &experiment->reward;
+  if (reward->from || reward->preset) return model_start(arena, reward->preset, reward->from, out);
+  if (reward->init == REWARD_INIT_SFT) return experiment_model(arena, experiment, out);
+  return model_start(arena, experiment->model_preset, experiment->model_from, out);
+}
+
+const char *reward_model_name(const Experiment *experiment) {
+  const RewardSettings *reward = &experiment->reward;
+  const char *own = reward->from ? reward->from : reward->preset;
+  if (own) return own;
+  return experiment->model_from ? experiment->model_from : experiment->model_preset;
+}
+
+int reward_post_tokens(const Experiment *experiment) {
+  int own = experiment->reward.max_post_tokens;
+  return own ? own : experiment->data.max_post_tokens;
+}
+
+int reward_reply_tokens(const Experiment *experiment) {
+  int own = experiment->reward.max_reply_tokens;
+  return own ? own : experiment->data.max_reply_tokens;
 }
 
 ActivationsUse training_activations(const Experiment *experiment) {
