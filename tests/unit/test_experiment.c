@@ -262,22 +262,6 @@ static void wrong_overrides_are_refused(void **state) {
   }
 }
 
-static void too_many_runs_are_refused_before_they_are_made(void **state) {
-  (void)state;
-  Arena arena = {0};
-  Text text = {.arena = &arena};
-  ExperimentFile file;
-  text_print(&text, "{" SYNTH ", \"ablate\": {\"arms\": {\"a\": {}, \"b\": {}},\n \"seeds\": [0");
-  for (int seed = 1; seed < 2049; seed++) text_print(&text, ",%d", seed);
-  text_print(&text, "]}}");
-  put_file("e.json", text.data);
-  assert_int_equal(read_file(&arena, "e.json", NULL, 0, &file), INVALID);
-  assert_string_equal(
-      message(),
-      "e.json:2:11: 2 arms with 2049 seeds each are 4098 runs, more than 4096; split the experiment");
-  arena_free(&arena);
-}
-
 static Experiment only(Arena *arena, const char *text, const Override *overrides, int count,
                        ExperimentFile *file) {
   put_file("e.json", text);
@@ -594,7 +578,6 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(wrong_files_are_refused_in_one_exact_line),
       cmocka_unit_test(wrong_overrides_are_refused),
-      cmocka_unit_test(too_many_runs_are_refused_before_they_are_made),
       cmocka_unit_test(defaults_are_the_papers),
       cmocka_unit_test(synthetic_defaults_are_the_worlds),
       cmocka_unit_test(the_released_preset_changes_defaults_only),
