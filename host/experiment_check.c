@@ -92,6 +92,11 @@ static Status check_reward(const Layers *layers, const Experiment *e) {
   const char *other = e->reward.preset                       ? "reward.preset"
                       : e->reward.init == REWARD_INIT_RANDOM ? "reward.init"
                                                              : NULL;
+  if (e->reward.adapter && (!e->reward.from || !e->adapter.rank))
+    return refuse_setting(
+        layers, "reward.adapter",
+        "\"reward.adapter\" is for a model that \"reward.from\" names, with \"adapter.rank\" above 0; "
+        "set both, or this to false");
   if (!e->reward.from || !other) return OK;
   return refuse_setting(
       layers, other,

@@ -205,7 +205,9 @@ const ExperimentKey experiment_keys[] = {
          "What its trunk starts from where the next two say nothing: the SFT model, or random weights."),
     FILE_("reward.from", reward.from,
           "A model's folder (popalm import makes one) to start from instead; it reads texts with its own "
-          "tokenizer, and all its weights are trained, whatever \"adapter\" says."),
+          "tokenizer."),
+    BOOL("reward.adapter", reward.adapter, "false",
+         "Of reward.from, train an adapter as \"adapter\" describes it instead of all weights."),
     {.path = "reward.preset",
      .type = KEY_MODEL,
      .fallback = "null",

@@ -63,7 +63,7 @@ static Status content_of(Keys *keys, const char *path, const char **hex) {
 }
 
 /* The files that a key's value stands for. */
-enum { MOST_FILES = TOKENIZER_FILES + 1 };
+enum { MOST_FILES = TOKENIZER_FILES + 2 };
 
 static Status files_of(Arena *arena, const char *path, const char *value, const char *files[MOST_FILES],
                        int *count) {
@@ -73,9 +73,13 @@ static Status files_of(Arena *arena, const char *path, const char *value, const 
   bool policys = strcmp(path, "model.from") == 0, rewards = strcmp(path, "reward.from") == 0;
   if (strcmp(path, "model.preset") == 0 || strcmp(path, "reward.preset") == 0)
     return decoder_preset_path(arena, value, &files[0]);
-  if (policys || rewards) files[0] = path_join(arena, value, "model.safetensors");
+  if (!policys && !rewards) return OK;
+  const char *base;
+  files[0] = path_join(arena, value, "model.safetensors");
+  TRY(model_base(arena, value, &base));
+  if (base) files[(*count)++] = path_join(arena, base, "model.safetensors");
   if (rewards) /* the policy's is tokenizer.path */
-    *count += tokenizer_files(arena, path_join(arena, value, "tokenizer.json"), files + 1);
+    *count += tokenizer_files(arena, path_join(arena, value, "tokenizer.json"), files + *count);
   return OK;
 }
 

@@ -28,7 +28,7 @@ const Stage stages[STAGE_COUNT] = {
                       .inputs = {STAGE_TOKENIZER, STAGE_SFT},
                       .input_count = 2,
                       .reads = reward_reads,
-                      .sections = {"seed", "reward", "data.instruction", "data.max_post_tokens",
+                      .sections = {"seed", "reward", "adapter", "data.instruction", "data.max_post_tokens",
                                    "data.max_reply_tokens"},
                       .reads_train = true,
                       .reads_pairs = true},

@@ -1,7 +1,10 @@
 /* The reward model: -log sigmoid(r(p, y+) - r(p, y-) - margin) over pairs of replies, trunk from the SFT
  * model or another with its own tokenizer; then the shift and scale that give golden replies mean 0 and
  * variance 1, and the held-out accuracy. */
+#include <errno.h>
+#include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
@@ -112,6 +115,12 @@ static Status start_model(PairTask *task) {
   DecoderConfig config;
   TRY(open_codec(task));
   TRY(reward_config(task, &config));
+  if (settings->adapter) {
+    char base[PATH_MAX];
+    if (!realpath(settings->from, base))
+      return fail(INVALID, "reward.from %s: %s", settings->from, strerror(errno));
+    return model_create(context->arena, model, context->backend, &config, base, parts, true, seed);
+  }
   if (trained) return model_load(context->arena, model, context->backend, trained, parts, true, seed);
   return model_create(context->arena, model, context->backend, &config, NULL, parts, true, seed);
 }

@@ -5,26 +5,31 @@
 #include <string.h>
 #include <unistd.h>
 
-Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
-  const AdapterSettings *adapter = &experiment->adapter;
-  TRY(model_start(arena, experiment->model_preset, experiment->model_from, out));
-  if (adapter->rank == 0) return OK;
-  if (!experiment->model_from)
+/* The shape of an adapter of the model in folder `from`, which key names, in its description. */
+static Status add_adapter(const AdapterSettings *adapter, const char *key, const char *from,
+                          DecoderConfig *config) {
+  if (!from)
     return fail(INVALID,
-                "adapter.rank is %d, but there is no \"model.from\" to adapt; name a model's folder, or "
+                "adapter.rank is %d, but there is no \"%s\" to adapt; name a model's folder, or "
                 "set adapter.rank to 0",
-                adapter->rank);
-  if (out->lora.rank)
-    return fail(INVALID, "model.from %s is an adapter itself; popalm export merges it into its base",
-                experiment->model_from);
-  out->lora =
-      (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
-  return lora_targets_parse(adapter->targets, out, &out->lora);
+                adapter->rank, key);
+  if (config->lora.rank)
+    return fail(INVALID, "%s %s is an adapter itself; popalm export merges it into its base", key, from);
+  config->lora = (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha};
+  return lora_targets_parse(adapter->targets, config, &config->lora);
+}
+
+Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
+  const char *from = experiment->model_from;
+  TRY(model_start(arena, experiment->model_preset, from, out));
+  return experiment->adapter.rank ? add_adapter(&experiment->adapter, "model.from", from, out) : OK;
 }
 
 Status experiment_reward_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
   const RewardSettings *reward = &experiment->reward;
-  if (reward->from || reward->preset) return model_start(arena, reward->preset, reward->from, out);
+  if (reward->from || reward->preset) TRY(model_start(arena, reward->preset, reward->from, out));
+  if (reward->adapter) return add_adapter(&experiment->adapter, "reward.from", reward->from, out);
+  if (reward->from || reward->preset) return OK;
   if (reward->init == REWARD_INIT_SFT) return experiment_model(arena, experiment, out);
   return model_start(arena, experiment->model_preset, experiment->model_from, out);
 }

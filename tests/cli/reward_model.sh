@@ -58,6 +58,18 @@ cp "$folder/kept.json" "$folder/judge/tokenizer.json"
 expect_status 0 check tests/cli/tiny.json $own
 expect_output "^reward model $folder/judge: [0-9]+ parameters with a vocabulary of 2[0-9][0-9]$"
 
+# an adapter of it: only that is saved, and its base, which is not the policy's, is found again
+expect_status 0 run tests/cli/tiny.json --out "$folder/base" --until sft
+base=$(echo "$folder"/base/stages/sft-*)
+# shellcheck disable=SC2086
+expect_status 0 run tests/cli/tiny.json --out "$folder/d" $own --set reward.adapter=true --set model.from="$base" --set adapter.rank=2 --set ppo.steps=2
+part=$(wc -c <"$(echo "$folder"/d/stages/reward-*)/model.safetensors") whole=$(wc -c <"$folder/judge/model.safetensors")
+[ $((10 * part)) -lt "$whole" ] || complain "the adapter alone should be saved ($part of $whole bytes)"
+expect_status 0 generate "$folder/d/tiny" --post x -n 1
+expect_output '\(reward '
+# shellcheck disable=SC2086
+expect_wrong_usage '"reward.adapter" is for a model that "reward.from" names' check tests/cli/tiny.json $own --set reward.adapter=true
+
 # an untrained one of another form, with the policy's tokenizer, as critic too
 expect_status 0 run tests/cli/tiny.json --out "$folder/b" --set reward.preset=llama-tiny --set ppo.critic=reward --set ppo.steps=2
 expect_status 0 check tests/cli/tiny.json --set reward.preset=llama-tiny
