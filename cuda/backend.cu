@@ -234,6 +234,7 @@ void fill_table(Device *device) {
   b.synchronize = synchronize;
   b.memory = device_memory;
   b.attention_baseline = cuda_attention_baseline;
+  b.attention_backward_baseline = cuda_attention_backward_baseline;
   b.timer_start = timer_start;
   b.timer_stop = timer_stop;
   b.close = close_device;

@@ -108,6 +108,8 @@ void *cuda_workspace(Backend *backend, size_t bytes) {
   return state->workspace;
 }
 
+bool cuda_attention_unfused(Backend *, const Attention *, const char **) { return false; }
+
 void cuda_note(CudaState *, int error, const char *what) {
   fprintf(stderr, "emulator: %s: error %d\n", what, error);
   abort();
@@ -132,6 +134,8 @@ Backend *emulator_backend() {
   backend.copy = copy;
   backend.synchronize = synchronize;
   backend.memory = memory_of;
+  backend.attention_baseline = cuda_attention_baseline;
+  backend.attention_backward_baseline = cuda_attention_backward_baseline;
   backend.timer_start = timer_start;
   backend.timer_stop = timer_stop;
   backend.records = true;
