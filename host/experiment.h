@@ -147,6 +147,7 @@ typedef struct AdapterSettings {
   int rank; /* 0: none */
   double alpha;
   const char *targets; /* names of LoraTarget, with commas */
+  WeightType base;     /* what the frozen matrices stand in */
 } AdapterSettings;
 
 typedef struct CheckpointSettings {

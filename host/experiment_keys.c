@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "models/config.h"
+
 #define AT(member) offsetof(Experiment, member)
 #define SECTION(path_, help_) \
   { .path = path_, .type = KEY_SECTION, .fallback = "{}", .help = help_, .offset = NO_OFFSET }
@@ -182,6 +184,9 @@ const ExperimentKey experiment_keys[] = {
      .fallback = "\"q,v\"",
      .offset = AT(adapter.targets),
      .help = "What gets one, with commas: q, k, v, or qkv as a whole; proj, gate, up, down."},
+    ENUM("adapter.base", adapter.base, base_names, "\"native\"",
+         "What the frozen matrices under an adapter stand in: native (fp32 on the CPU, bf16 on a GPU), bf16, or "
+         "int8 in blocks of 32 with a scale each."),
 
     SECTION("sft", "Supervised fine-tuning: the likelihood of the replies."),
     POSITIVE("sft.epochs", sft.epochs, 10000, "3",

@@ -43,7 +43,10 @@ typedef struct DecoderConfig {
   bool qk_norm;  /* RMS norm of every query and key head before rope */
   bool tied;     /* the vocabulary layer is the token table */
   LoraConfig lora;
+  WeightType base; /* what the frozen matrices under an adapter stand in */
 } DecoderConfig;
+
+extern const char *const base_names[]; /* of WeightType, for people and files; ends with NULL */
 
 /* Sets the targets that text names, with commas; INVALID names the one that is unknown or missing. */
 Status lora_targets_parse(const char *text, const DecoderConfig *config, LoraConfig *out) CHECKED;

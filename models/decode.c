@@ -76,6 +76,7 @@ void decode_step(const Model *model, Activations *buffers, const DecodeCache *ca
                             .max_positions = c->max_positions,
                             .token_table = parameters_weight(&model->parameters, decoder->token_table),
                             .position_table = parameters_weight(&model->parameters, decoder->position_table),
+                            .table_type = parameters_weight_type(&model->parameters, decoder->token_table),
                             .out = buffers->layer[0].x1});
   for (int l = 0; l < c->layers; l++) {
     LayerActivations *a = &buffers->layer[l];

@@ -5,6 +5,7 @@
 #include "models/adapter.h"
 
 #define WEIGHT(index) parameters_weight(decoder->parameters, index)
+#define TYPE(index) parameters_weight_type(decoder->parameters, index)
 #define GRAD(index) parameters_grad(decoder->parameters, index)
 
 static int query_width(const DecoderConfig *c) { return c->heads * c->head_dim; }
@@ -36,6 +37,7 @@ void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Par
   Declaration d = {parameters, arena, -1};
   *decoder = (Decoder){.config = *c, .parameters = parameters, .layer = NEW(arena, DecoderLayer, c->layers)};
   parameters->declare_frozen = c->lora.rank > 0;
+  parameters->base = c->base;
   decoder->token_table = declare(&d, true, "embedding.weight", c->vocab, H, INIT_NORMAL, std);
   decoder->position_table = declare(&d, !c->rope, "positions.weight", c->max_positions, H, INIT_NORMAL, std);
   for (d.layer = 0; d.layer < c->layers; d.layer++) {
@@ -156,6 +158,7 @@ static void linear(const Decoder *decoder, const void *x, int weight, int bias, 
   Backend *backend = decoder->parameters->backend;
   backend->linear(backend, &(Linear){.x = x,
                                      .weight = WEIGHT(weight),
+                                     .weight_type = TYPE(weight),
                                      .bias = WEIGHT(bias),
                                      .y = y,
                                      .rows = rows,
@@ -269,6 +272,7 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
                                            .max_positions = c->max_positions,
                                            .token_table = WEIGHT(decoder->token_table),
                                            .position_table = WEIGHT(decoder->position_table),
+                                           .table_type = TYPE(decoder->token_table),
                                            .out = activations->layer[0].x1});
   for (int i = 0; i < c->layers; i++) {
     LayerActivations *a = &activations->layer[i];
@@ -293,6 +297,7 @@ static void linear_backward(const Decoder *decoder, const void *x, int weight, i
   Backend *backend = decoder->parameters->backend;
   backend->linear_backward(backend, &(LinearBackward){.x = x,
                                                       .weight = WEIGHT(weight),
+                                                      .weight_type = TYPE(weight),
                                                       .dy = dy,
                                                       .dx = dx,
                                                       .dweight = GRAD(weight),
