@@ -76,6 +76,7 @@ void cuda_kv_store(Backend *backend, const KvStore *op);
 void cuda_attention_decode(Backend *backend, const AttentionDecode *op);
 void cuda_activation(Backend *backend, const Activation *op);
 void cuda_activation_backward(Backend *backend, const ActivationBackward *op);
+void cuda_dropout(Backend *backend, const Dropout *op);
 void cuda_gather_rows(Backend *backend, const GatherRows *op);
 void cuda_scatter_rows(Backend *backend, const ScatterRows *op);
 void cuda_vocab(Backend *backend, const Vocab *op);

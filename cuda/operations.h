@@ -23,6 +23,7 @@ static inline void cuda_fill_operations(Backend *backend) {
   backend->attention_decode = cuda_attention_decode;
   backend->activation = cuda_activation;
   backend->activation_backward = cuda_activation_backward;
+  backend->dropout = cuda_dropout;
   backend->gather_rows = cuda_gather_rows;
   backend->scatter_rows = cuda_scatter_rows;
   backend->vocab = cuda_vocab;

@@ -219,6 +219,19 @@ typedef struct ActivationBackward {
   int rows, width;
 } ActivationBackward;
 
+/* y = x / (1 - rate) where a position is kept, else 0; column c of row r is kept as base/dropout_mask.h says of
+ * (key, id[r], site, c). The rate is rounded to a multiple of 1 / 65536. */
+typedef struct Dropout {
+  const void *x;     /* [rows, cols] */
+  void *y;           /* [rows, cols] */
+  const int32_t *id; /* [rows] of the tokens */
+  RandomKey key;
+  uint32_t site; /* place in the model, below 2^18 */
+  float rate;    /* below 1 */
+  int rows, cols;
+  bool accumulate; /* y += instead of y = */
+} Dropout;
+
 /* dst[i] = src[index[i]] + addend[index[i]] */
 typedef struct GatherRows {
   const void *src, *addend; /* [.., cols]; addend may be NULL */
@@ -464,6 +477,7 @@ struct Backend {
   void (*attention_decode)(Backend *, const AttentionDecode *);
   void (*activation)(Backend *, const Activation *);
   void (*activation_backward)(Backend *, const ActivationBackward *);
+  void (*dropout)(Backend *, const Dropout *);
   void (*gather_rows)(Backend *, const GatherRows *);
   void (*scatter_rows)(Backend *, const ScatterRows *);
   void (*vocab)(Backend *, const Vocab *);

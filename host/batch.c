@@ -5,16 +5,17 @@
 static size_t padded(int count) { return ((size_t)count + 63) / 64 * 64; }
 
 static size_t elements(const Batch *batch) {
-  return 4 * padded(batch->max_tokens) + padded(batch->max_sequences + 1);
+  return 5 * padded(batch->max_tokens) + padded(batch->max_sequences + 1);
 }
 
 static BatchArrays lay_out(const Batch *batch, int32_t *base) {
   size_t tokens = padded(batch->max_tokens), sequences = padded(batch->max_sequences + 1);
   return (BatchArrays){.tokens = base,
                        .positions = base + tokens,
-                       .cu_seqlens = base + 2 * tokens,
-                       .rows = base + 2 * tokens + sequences,
-                       .targets = base + 3 * tokens + sequences};
+                       .ids = base + 2 * tokens,
+                       .cu_seqlens = base + 3 * tokens,
+                       .rows = base + 3 * tokens + sequences,
+                       .targets = base + 4 * tokens + sequences};
 }
 
 Status batch_allocate(Arena *arena, Batch *batch, Backend *backend, int max_tokens, int max_sequences) {
@@ -44,7 +45,10 @@ static void add_row(Batch *batch, int row, int32_t target) {
 
 static void add_tokens(Batch *batch, const int32_t *tokens, int count) {
   memcpy(batch->host.tokens + batch->tokens, tokens, sizeof *tokens * (size_t)count);
-  for (int i = 0; i < count; i++) batch->host.positions[batch->tokens + i] = i;
+  for (int i = 0; i < count; i++) {
+    batch->host.positions[batch->tokens + i] = i;
+    batch->host.ids[batch->tokens + i] = batch->tokens + i;
+  }
   batch->tokens += count;
   batch->host.cu_seqlens[0] = 0;
   batch->host.cu_seqlens[++batch->sequences] = batch->tokens;
@@ -73,4 +77,8 @@ DecoderInput batch_input(const Batch *batch) {
                                       .count = batch->sequences,
                                       .tokens = batch->tokens,
                                       .max_len = batch->max_len}};
+}
+
+DecoderDropout batch_dropout(const Batch *batch, RandomKey key) {
+  return (DecoderDropout){key, batch->device.ids};
 }

@@ -9,6 +9,7 @@
 
 typedef struct BatchArrays {
   int32_t *tokens, *positions; /* [max_tokens] */
+  int32_t *ids;                /* [max_tokens] what random numbers of a token are keyed by */
   int32_t *cu_seqlens;         /* [max_sequences+1] */
   int32_t *rows, *targets;     /* [max_tokens] rows of the batch, and the token that each predicts */
 } BatchArrays;
@@ -31,5 +32,7 @@ void batch_add(Batch *batch, const int32_t *tokens, int count, int first_target)
 void batch_add_scored(Batch *batch, const int32_t *tokens, int count);
 void batch_upload(Batch *batch);
 DecoderInput batch_input(const Batch *batch);
+/* For batch_input's dropout in a training pass. */
+DecoderDropout batch_dropout(const Batch *batch, RandomKey key);
 
 #endif

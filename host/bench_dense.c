@@ -142,6 +142,18 @@ static void make_activation_backward(BenchInputs *in, const BenchShape *shape, B
   call->size = activation_size(in, shape, rows);
 }
 
+/* One read, one written: 2 w N H. */
+static void make_dropout(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  int rows = tokens_of(in, shape), H = shape->hidden;
+  size_t count = (size_t)rows * H;
+  call->op = BENCH_OP(in, Dropout, .x = bench_numbers(in, count, ACTIVATION),
+                      .y = bench_output(in, count * dtype_bytes(in->backend->storage)),
+                      .id = bench_steps(in, rows, 0, 1), .key = {.seed = 1, .use = RANDOM_TEST}, .rate = 0.1f,
+                      .rows = rows, .cols = H);
+  call->bytes = width_of(in) * 2.0 * (double)count + 4.0 * rows;
+  call->size = arena_print(in->arena, "%d x %d", rows, H);
+}
+
 /* The rows that have a loss, spread evenly over the batch. */
 static int32_t *loss_index(BenchInputs *in, const BenchShape *shape, int *count, int *all) {
   *all = tokens_of(in, shape);
@@ -202,6 +214,7 @@ BENCH_RUN(norm)
 BENCH_RUN(norm_backward)
 BENCH_RUN(activation)
 BENCH_RUN(activation_backward)
+BENCH_RUN(dropout)
 BENCH_RUN(gather_rows)
 BENCH_RUN(scatter_rows)
 
@@ -218,6 +231,7 @@ static const BenchKernel rows[] = {
     {"activation", SETS, "GELU or SwiGLU", make_activation, run_activation, NULL, NULL},
     {"activation_backward", SETS, "its gradient", make_activation_backward, run_activation_backward, NULL,
      NULL},
+    {"dropout", SETS, "a tenth of an adapter's input set to 0", make_dropout, run_dropout, NULL, NULL},
     {"gather_rows", SETS, "the rows that have a loss", make_gather_rows, run_gather_rows, NULL, NULL},
     {"scatter_rows", SETS, "their gradient to its places, zeros elsewhere", make_scatter_rows,
      run_scatter_rows, NULL, NULL},

@@ -145,7 +145,7 @@ typedef struct GateSettings {
 /* "adapter": low-rank adapters instead of all weights. */
 typedef struct AdapterSettings {
   int rank; /* 0: none */
-  double alpha;
+  double alpha, dropout;
   const char *targets; /* names of LoraTarget, with commas */
   WeightType base;     /* what the frozen matrices stand in */
 } AdapterSettings;

@@ -179,6 +179,8 @@ const ExperimentKey experiment_keys[] = {
     SECTION("adapter", "Low-rank adapters (LoRA) on model.from: all stages train them instead of all weights."),
     INT("adapter.rank", adapter.rank, 0, 4096, "0", "Rank of an adapter; 0: none."),
     POSITIVE("adapter.alpha", adapter.alpha, 1e6, "16", "An adapter's output is scaled by alpha / rank."),
+    NUMBER("adapter.dropout", adapter.dropout, 0, LORA_DROPOUT_MOST, "0",
+           "Share of an adapter's input that is set to 0 in SFT and reward training; PPO has none."),
     {.path = "adapter.targets",
      .type = KEY_TEXT,
      .fallback = "\"q,v\"",

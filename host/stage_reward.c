@@ -144,7 +144,10 @@ static Status train_batch(PairTask *task, const float *margin, double lr, double
   int pairs = task->batch.sequences / 2;
   batch_upload(&task->batch);
   backend->upload(backend, task->device_margin, margin, sizeof(float) * (size_t)pairs);
+  RandomKey key = {task->context->experiment->seed, RANDOM_DROPOUT_REWARD, (uint32_t)task->step};
+  DecoderDropout dropout = batch_dropout(&task->batch, key);
   DecoderInput input = batch_input(&task->batch);
+  input.dropout = &dropout;
   decoder_forward(&model->decoder, &task->activations, &input);
   model_rows_forward(model, &task->activations, &task->rows, task->batch.device.rows, 2 * pairs);
   backend->reward_head(backend, &(RewardHead){.hidden = task->rows.normed,

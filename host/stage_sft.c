@@ -108,7 +108,10 @@ static void sft_pass(Sft *sft, bool backward) {
   const void *vocab_weight = parameters_weight(parameters, sft->model.decoder.vocab_weight);
   WeightType vocab_type = parameters_weight_type(parameters, sft->model.decoder.vocab_weight);
   batch_upload(batch);
+  RandomKey key = {sft->context->experiment->seed, RANDOM_DROPOUT_SFT, (uint32_t)sft->step};
+  DecoderDropout dropout = batch_dropout(batch, key);
   DecoderInput input = batch_input(batch);
+  if (backward) input.dropout = &dropout;
   decoder_forward(&sft->model.decoder, &sft->activations, &input);
   model_rows_forward(&sft->model, &sft->activations, &sft->rows, batch->device.rows, batch->rows);
   if (backward) {

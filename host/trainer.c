@@ -17,7 +17,8 @@ Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfi
   if (out->lora.rank)
     return fail(INVALID, "model.from %s is an adapter itself; popalm export merges it into its base",
                 experiment->model_from);
-  out->lora = (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha};
+  out->lora = (LoraConfig){
+      .rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
   out->base = adapter->base;
   return lora_targets_parse(adapter->targets, out, &out->lora);
 }

@@ -54,15 +54,41 @@ static char *columns_from(const Decoder *decoder, const void *matrix, int first)
   return (char *)matrix + (size_t)first * dtype_bytes(decoder->parameters->backend->storage);
 }
 
+int adapter_widest(const DecoderConfig *c) {
+  int widest = 0;
+  for (int t = 0; t < LORA_TARGETS; t++) {
+    int in = part_of(c, (LoraTarget)t).in;
+    if (c->lora.target[t] && in > widest) widest = in;
+  }
+  return widest;
+}
+
+/* y (+)= x with dropout: the same mask in both directions, another for every target of every layer. */
+static void drop(const Decoder *decoder, const DecoderDropout *dropout, int layer, int target, const void *x,
+                 void *y, int rows, int cols, bool accumulate) {
+  Backend *backend = decoder->parameters->backend;
+  backend->dropout(backend, &(Dropout){.x = x,
+                                       .y = y,
+                                       .id = dropout->ids,
+                                       .key = dropout->key,
+                                       .site = (uint32_t)(layer * LORA_TARGETS + target),
+                                       .rate = decoder->config.lora.dropout,
+                                       .rows = rows,
+                                       .cols = cols,
+                                       .accumulate = accumulate});
+}
+
 void adapter_forward(const Decoder *decoder, int layer, Product product, const LayerActivations *a,
-                     const void *x, void *y, int rows) {
+                     const DecoderDropout *dropout, const void *x, void *y, int rows) {
   Backend *backend = decoder->parameters->backend;
   const LoraConfig *lora = &decoder->config.lora;
   for (int t = 0; lora->rank && t < LORA_TARGETS; t++) {
     Part part = part_of(&decoder->config, (LoraTarget)t);
     if (!lora->target[t] || part.product != product) continue;
+    bool drops = dropout && a->dropped;
+    if (drops) drop(decoder, dropout, layer, t, x, a->dropped, rows, part.in, false);
     backend->linear(
-        backend, &(Linear){.x = x,
+        backend, &(Linear){.x = drops ? a->dropped : x,
                            .weight = parameters_weight(decoder->parameters, decoder->layer[layer].lora_a[t]),
                            .y = a->low[t],
                            .rows = rows,
@@ -81,15 +107,46 @@ void adapter_forward(const Decoder *decoder, int layer, Product product, const L
   }
 }
 
+/* dA += dlow^T x and dx += dlow A; with dropout x is dropped again first, and what comes back too. */
+static void backward_of_a(const Decoder *decoder, int layer, int target, const LayerActivations *a,
+                          const DecoderDropout *dropout, const void *x, const void *dlow, void *dx, int rows,
+                          int in) {
+  Backend *backend = decoder->parameters->backend;
+  int index = decoder->layer[layer].lora_a[target];
+  LinearBackward op = {.x = x,
+                       .weight = parameters_weight(decoder->parameters, index),
+                       .dy = dlow,
+                       .dx = dx,
+                       .dweight = parameters_grad(decoder->parameters, index),
+                       .rows = rows,
+                       .in = in,
+                       .out = decoder->config.lora.rank,
+                       .accumulate = true};
+  if (!dropout || !a->dropped) {
+    backend->linear_backward(backend, &op);
+    return;
+  }
+  drop(decoder, dropout, layer, target, x, a->dropped, rows, in, false);
+  op.x = a->dropped;
+  op.dx = NULL;
+  backend->linear_backward(backend, &op);
+  op.dweight = NULL;
+  op.dx = a->dropped;
+  op.accumulate = false;
+  backend->linear_backward(backend, &op);
+  drop(decoder, dropout, layer, target, a->dropped, dx, rows, in, true);
+}
+
 void adapter_backward(const Decoder *decoder, int layer, Product product, const LayerActivations *a,
-                      const void *x, const void *dy, void *dx, void *dlow, int rows) {
+                      const DecoderDropout *dropout, const void *x, const void *dy, void *dx, void *dlow,
+                      int rows) {
   Backend *backend = decoder->parameters->backend;
   const Parameters *p = decoder->parameters;
   const LoraConfig *lora = &decoder->config.lora;
   for (int t = 0; lora->rank && t < LORA_TARGETS; t++) {
     Part part = part_of(&decoder->config, (LoraTarget)t);
     if (!lora->target[t] || part.product != product) continue;
-    int a_index = decoder->layer[layer].lora_a[t], b_index = decoder->layer[layer].lora_b[t];
+    int b_index = decoder->layer[layer].lora_b[t];
     backend->linear_backward(backend, &(LinearBackward){.x = a->low[t],
                                                         .weight = parameters_weight(p, b_index),
                                                         .dy = columns_from(decoder, dy, part.first),
@@ -100,15 +157,7 @@ void adapter_backward(const Decoder *decoder, int layer, Product product, const 
                                                         .in = lora->rank,
                                                         .out = part.out,
                                                         .scale = lora->alpha / (float)lora->rank});
-    backend->linear_backward(backend, &(LinearBackward){.x = x,
-                                                        .weight = parameters_weight(p, a_index),
-                                                        .dy = dlow,
-                                                        .dx = dx,
-                                                        .dweight = parameters_grad(p, a_index),
-                                                        .rows = rows,
-                                                        .in = part.in,
-                                                        .out = lora->rank,
-                                                        .accumulate = true});
+    backward_of_a(decoder, layer, t, a, dropout, x, dlow, dx, rows, part.in);
   }
 }
 

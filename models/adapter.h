@@ -11,12 +11,15 @@ typedef enum Product { PRODUCT_QKV, PRODUCT_PROJ, PRODUCT_UP, PRODUCT_DOWN } Pro
 /* Declares the tensors of a layer: layers.<n>.lora.<target>.a and .b, which are not frozen. */
 void adapter_declare(Decoder *decoder, Arena *arena, int layer);
 
-/* y += the adapters' part, after the product itself. */
+/* y += the adapters' part, after the product itself. dropout: of their input, or NULL */
 void adapter_forward(const Decoder *decoder, int layer, Product product, const LayerActivations *a,
-                     const void *x, void *y, int rows);
+                     const DecoderDropout *dropout, const void *x, void *y, int rows);
 /* dx += the adapters' part, after the product's own; gradients of A and B. dlow: scratch [rows, rank] */
 void adapter_backward(const Decoder *decoder, int layer, Product product, const LayerActivations *a,
-                      const void *x, const void *dy, void *dx, void *dlow, int rows);
+                      const DecoderDropout *dropout, const void *x, const void *dy, void *dx, void *dlow,
+                      int rows);
+/* Columns of the widest input that has an adapter. */
+int adapter_widest(const DecoderConfig *config);
 
 /* Which rows of which weight ("attention.qkv") a target is. */
 void adapter_target_rows(const DecoderConfig *config, LoraTarget target, const char **product, int *first,

@@ -120,17 +120,21 @@ Status lora_targets_parse(const char *text, const DecoderConfig *config, LoraCon
   }
 }
 
-/* "lora": {"rank": 8, "alpha": 16, "targets": ["q", "v"]}, which may be missing */
+/* "lora": {"rank": 8, "alpha": 16, "dropout": 0.1, "targets": ["q", "v"]}; it may be missing, as may its
+ * dropout */
 static Status parse_lora(const Json *json, const cJSON *object, LoraConfig *out) {
   const cJSON *lora = cJSON_GetObjectItemCaseSensitive(object, "lora");
   if (!lora) return OK;
   int64_t rank;
-  double alpha;
+  double alpha, dropout = 0;
   TRY(json_get_int(json, lora, "rank", &rank));
   TRY(json_get_number(json, lora, "alpha", &alpha));
+  if (cJSON_HasObjectItem(lora, "dropout")) TRY(json_get_number(json, lora, "dropout", &dropout));
   if (rank < 1 || rank > 4096)
     return fail(INVALID, "%s: lora.rank is %lld; use 1 to 4096", json->path, (long long)rank);
-  *out = (LoraConfig){.rank = (int)rank, .alpha = (float)alpha};
+  if (!(dropout >= 0 && dropout <= LORA_DROPOUT_MOST))
+    return fail(INVALID, "%s: lora.dropout is %g; use 0 to %g", json->path, dropout, LORA_DROPOUT_MOST);
+  *out = (LoraConfig){.rank = (int)rank, .alpha = (float)alpha, .dropout = (float)dropout};
   const cJSON *name;
   cJSON_ArrayForEach(name, cJSON_GetObjectItemCaseSensitive(lora, "targets")) {
     int i = 0;
@@ -198,6 +202,7 @@ cJSON *decoder_config_json(const DecoderConfig *config) {
   cJSON *lora = cJSON_AddObjectToObject(object, "lora");
   cJSON_AddNumberToObject(lora, "rank", config->lora.rank);
   cJSON_AddNumberToObject(lora, "alpha", (double)config->lora.alpha);
+  if (config->lora.dropout > 0) cJSON_AddNumberToObject(lora, "dropout", (double)config->lora.dropout);
   cJSON *targets = cJSON_AddArrayToObject(lora, "targets");
   for (int i = 0; i < LORA_TARGETS; i++)
     if (config->lora.target[i]) cJSON_AddItemToArray(targets, cJSON_CreateString(lora_target_names[i]));

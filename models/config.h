@@ -22,9 +22,12 @@ typedef enum LoraTarget {
 
 extern const char *const lora_target_names[LORA_TARGETS];
 
+#define LORA_DROPOUT_MOST 0.99
+
 typedef struct LoraConfig {
   int rank; /* 0: no adapter */
   float alpha;
+  float dropout; /* of its input, in SFT and reward training */
   bool target[LORA_TARGETS];
 } LoraConfig;
 

@@ -81,8 +81,8 @@ void decode_step(const Model *model, Activations *buffers, const DecodeCache *ca
   for (int l = 0; l < c->layers; l++) {
     LayerActivations *a = &buffers->layer[l];
     const void *x = l ? buffers->layer[l - 1].x2 : a->x1;
-    decoder_before_attention(decoder, l, a, x, l ? buffers->branch : NULL, rows->position, rows->rows);
+    decoder_before_attention(decoder, l, a, x, l ? buffers->branch : NULL, rows->position, NULL, rows->rows);
     attend(model, l, a, cache, rows);
-    decoder_after_attention(decoder, l, a, buffers->branch, rows->rows);
+    decoder_after_attention(decoder, l, a, buffers->branch, NULL, rows->rows);
   }
 }

@@ -109,9 +109,12 @@ static void carve_all(Carver *carver, const DecoderConfig *c, size_t element, Ac
   size_t n = (size_t)out->max_tokens;
   bool training = out->use != ACTIVATIONS_INFERENCE;
   LayerActivations first = {0};
+  void *dropped = NULL;
+  if (training && c->lora.rank && c->lora.dropout > 0) dropped = carve(carver, n, adapter_widest(c), element);
   for (int l = 0; l < c->layers; l++) {
     LayerActivations layer = first;
     if (l == 0 || out->use == ACTIVATIONS_KEPT) layer = carve_layer(carver, c, element, n, training);
+    layer.dropped = dropped;
     if (l == 0) first = layer;
     if (l > 0 && out->use == ACTIVATIONS_RECOMPUTED) layer.x1 = carve(carver, n, c->hidden, element);
     if (out->layer) out->layer[l] = layer;
@@ -199,7 +202,8 @@ static void rope(const Decoder *decoder, void *qkv, const int32_t *positions, in
 }
 
 void decoder_before_attention(const Decoder *decoder, int index, const LayerActivations *a, const void *x,
-                              const void *residual, const int32_t *positions, int rows) {
+                              const void *residual, const int32_t *positions, const DecoderDropout *dropout,
+                              int rows) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
   const DecoderLayer *l = &decoder->layer[index];
@@ -216,18 +220,18 @@ void decoder_before_attention(const Decoder *decoder, int index, const LayerActi
                                  .hidden = c->hidden,
                                  .epsilon = c->norm_epsilon});
   linear(decoder, a->y1, l->qkv, l->qkv_bias, a->qkv, rows, c->hidden, qkv_width(c));
-  adapter_forward(decoder, index, PRODUCT_QKV, a, a->y1, a->qkv, rows);
+  adapter_forward(decoder, index, PRODUCT_QKV, a, dropout, a->y1, a->qkv, rows);
   qk_norm(decoder, index, a, rows);
   rope(decoder, a->qkv, positions, rows, false);
 }
 
 void decoder_after_attention(const Decoder *decoder, int index, const LayerActivations *a, void *branch,
-                             int rows) {
+                             const DecoderDropout *dropout, int rows) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
   const DecoderLayer *l = &decoder->layer[index];
   linear(decoder, a->attended, l->proj, l->proj_bias, branch, rows, query_width(c), c->hidden);
-  adapter_forward(decoder, index, PRODUCT_PROJ, a, a->attended, branch, rows);
+  adapter_forward(decoder, index, PRODUCT_PROJ, a, dropout, a->attended, branch, rows);
   backend->norm(backend, &(Norm){.kind = c->norm,
                                  .x = a->x1,
                                  .residual = branch,
@@ -241,11 +245,11 @@ void decoder_after_attention(const Decoder *decoder, int index, const LayerActiv
                                  .hidden = c->hidden,
                                  .epsilon = c->norm_epsilon});
   linear(decoder, a->y2, l->up, l->up_bias, a->u, rows, c->hidden, up_width(c));
-  adapter_forward(decoder, index, PRODUCT_UP, a, a->y2, a->u, rows);
+  adapter_forward(decoder, index, PRODUCT_UP, a, dropout, a->y2, a->u, rows);
   backend->activation(
       backend, &(Activation){.kind = c->activation, .x = a->u, .y = a->g, .rows = rows, .width = c->mlp});
   linear(decoder, a->g, l->down, l->down_bias, branch, rows, c->mlp, c->hidden);
-  adapter_forward(decoder, index, PRODUCT_DOWN, a, a->g, branch, rows);
+  adapter_forward(decoder, index, PRODUCT_DOWN, a, dropout, a->g, branch, rows);
 }
 
 static void attention(const Decoder *decoder, const LayerActivations *a, const Sequences *sequences) {
@@ -277,7 +281,8 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
   for (int i = 0; i < c->layers; i++) {
     LayerActivations *a = &activations->layer[i];
     const void *x = i ? activations->layer[i - 1].x2 : a->x1;
-    decoder_before_attention(decoder, i, a, x, i ? activations->branch : NULL, input->positions, rows);
+    decoder_before_attention(decoder, i, a, x, i ? activations->branch : NULL, input->positions,
+                             input->dropout, rows);
     if (input->kv_cache)
       backend->kv_store(backend, &(KvStore){.qkv = a->qkv,
                                             .cache = input->kv_cache[i],
@@ -286,7 +291,7 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
                                             .kv_heads = c->kv_heads,
                                             .head_dim = c->head_dim});
     attention(decoder, a, &input->sequences);
-    decoder_after_attention(decoder, i, a, activations->branch, rows);
+    decoder_after_attention(decoder, i, a, activations->branch, input->dropout, rows);
   }
 }
 
@@ -344,15 +349,17 @@ static void qk_norm_backward(const Decoder *decoder, int index, const LayerActiv
                                                        .head_dim = c->head_dim});
 }
 
-static void backward_mlp(const Decoder *decoder, Activations *activations, int index, int rows) {
+static void backward_mlp(const Decoder *decoder, Activations *activations, int index,
+                         const DecoderInput *input) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
   const DecoderLayer *l = &decoder->layer[index];
   const LayerActivations *a = &activations->layer[index];
+  int rows = input->sequences.tokens;
   linear_backward(decoder, a->g, l->down, l->down_bias, activations->dstream, activations->dg, rows, c->mlp,
                   c->hidden);
-  adapter_backward(decoder, index, PRODUCT_DOWN, a, a->g, activations->dstream, activations->dg,
-                   activations->dlow, rows);
+  adapter_backward(decoder, index, PRODUCT_DOWN, a, input->dropout, a->g, activations->dstream,
+                   activations->dg, activations->dlow, rows);
   backend->activation_backward(backend, &(ActivationBackward){.kind = c->activation,
                                                               .x = a->u,
                                                               .dy = activations->dg,
@@ -361,8 +368,8 @@ static void backward_mlp(const Decoder *decoder, Activations *activations, int i
                                                               .width = c->mlp});
   linear_backward(decoder, a->y2, l->up, l->up_bias, activations->du, activations->dy, rows, c->hidden,
                   up_width(c));
-  adapter_backward(decoder, index, PRODUCT_UP, a, a->y2, activations->du, activations->dy, activations->dlow,
-                   rows);
+  adapter_backward(decoder, index, PRODUCT_UP, a, input->dropout, a->y2, activations->du, activations->dy,
+                   activations->dlow, rows);
   norm_backward(decoder, activations, a->x2, a->mean2, a->rstd2, l->norm2_gain, l->norm2_bias, rows);
 }
 
@@ -375,8 +382,8 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
   int rows = input->sequences.tokens;
   linear_backward(decoder, a->attended, l->proj, l->proj_bias, activations->dstream, activations->datt, rows,
                   query_width(c), c->hidden);
-  adapter_backward(decoder, index, PRODUCT_PROJ, a, a->attended, activations->dstream, activations->datt,
-                   activations->dlow, rows);
+  adapter_backward(decoder, index, PRODUCT_PROJ, a, input->dropout, a->attended, activations->dstream,
+                   activations->datt, activations->dlow, rows);
   backend->attention_backward(backend, &(AttentionBackward){.sequences = input->sequences,
                                                             .qkv = a->qkv,
                                                             .out = a->attended,
@@ -390,7 +397,7 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
   qk_norm_backward(decoder, index, a, activations->dqkv, rows);
   linear_backward(decoder, a->y1, l->qkv, l->qkv_bias, activations->dqkv, activations->dy, rows, c->hidden,
                   qkv_width(c));
-  adapter_backward(decoder, index, PRODUCT_QKV, a, a->y1, activations->dqkv, activations->dy,
+  adapter_backward(decoder, index, PRODUCT_QKV, a, input->dropout, a->y1, activations->dqkv, activations->dy,
                    activations->dlow, rows);
   norm_backward(decoder, activations, a->x1, a->mean1, a->rstd1, l->norm1_gain, l->norm1_bias, rows);
 }
@@ -400,9 +407,9 @@ static void forward_again(const Decoder *decoder, Activations *activations, int 
                           const DecoderInput *input) {
   const LayerActivations *a = &activations->layer[index];
   int rows = input->sequences.tokens;
-  decoder_before_attention(decoder, index, a, a->x1, NULL, input->positions, rows);
+  decoder_before_attention(decoder, index, a, a->x1, NULL, input->positions, input->dropout, rows);
   attention(decoder, a, &input->sequences);
-  decoder_after_attention(decoder, index, a, activations->branch, rows);
+  decoder_after_attention(decoder, index, a, activations->branch, input->dropout, rows);
 }
 
 void decoder_backward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
@@ -412,7 +419,7 @@ void decoder_backward(const Decoder *decoder, Activations *activations, const De
   for (int i = c->layers - 1; i >= 0; i--) {
     if (activations->use == ACTIVATIONS_RECOMPUTED && i < c->layers - 1)
       forward_again(decoder, activations, i, input);
-    backward_mlp(decoder, activations, i, rows);
+    backward_mlp(decoder, activations, i, input);
     backward_attention(decoder, activations, i, input);
   }
   backend->embedding_backward(backend,

@@ -28,17 +28,25 @@ typedef struct Decoder {
   int vocab_weight; /* [V, H]; token_table when tied */
 } Decoder;
 
+/* Dropout of the adapters' inputs, at the model's lora.dropout, in one training pass. */
+typedef struct DecoderDropout {
+  RandomKey key;
+  const int32_t *ids; /* [N] what each token's random numbers are keyed by */
+} DecoderDropout;
+
 /* Packed tokens on the device. */
 typedef struct DecoderInput {
   const int32_t *tokens, *positions; /* [N] */
   Sequences sequences;
   void *const *kv_cache; /* [layers] caches that take every token's keys and values (prefill), or NULL */
+  const DecoderDropout *dropout; /* NULL: none */
 } DecoderInput;
 
 typedef struct LayerActivations {
   void *x1, *y1, *qkv, *attended, *x2, *y2, *u,
       *g;                                     /* [N, H | H | (Hq + 2 Hkv) d | Hq d | H | H | F or 2F | F] */
   void *low[LORA_TARGETS];                    /* [N, rank] x At; NULL where there is no adapter */
+  void *dropped;                              /* [N, widest x] scratch, one for all layers; NULL without dropout */
   float *lse, *mean1, *rstd1, *mean2, *rstd2; /* [Hq, N], [N] ...; NULL without training */
   void *qk;       /* [N, (Hq + Hkv) d] query and key heads before their norm; NULL without it or training */
   float *qk_rstd; /* [N, Hq + Hkv] */
@@ -82,8 +90,9 @@ void decoder_backward(const Decoder *decoder, Activations *activations, const De
 /* The two halves of a layer around its attention, which the decode path (decode.c) shares:
  * x + residual -> norm -> qkv -> rope, and attended -> projection -> norm -> MLP -> branch. */
 void decoder_before_attention(const Decoder *decoder, int layer, const LayerActivations *buffers,
-                              const void *x, const void *residual, const int32_t *positions, int rows);
+                              const void *x, const void *residual, const int32_t *positions,
+                              const DecoderDropout *dropout, int rows);
 void decoder_after_attention(const Decoder *decoder, int layer, const LayerActivations *buffers, void *branch,
-                             int rows);
+                             const DecoderDropout *dropout, int rows);
 
 #endif

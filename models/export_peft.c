@@ -89,7 +89,7 @@ static Status write_description(PeftExport *e, const Family *family, const char 
   cJSON_AddStringToObject(json, "base_model_name_or_path", base ? base : "");
   cJSON_AddNumberToObject(json, "r", e->config->lora.rank);
   cJSON_AddNumberToObject(json, "lora_alpha", (double)e->config->lora.alpha);
-  cJSON_AddNumberToObject(json, "lora_dropout", 0);
+  cJSON_AddNumberToObject(json, "lora_dropout", (double)e->config->lora.dropout);
   cJSON_AddStringToObject(json, "bias", "none");
   cJSON_AddBoolToObject(json, "fan_in_fan_out", strcmp(family_name(family), "gpt2") == 0); /* Conv1D */
   cJSON_AddBoolToObject(json, "inference_mode", true);

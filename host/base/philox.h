@@ -23,7 +23,9 @@ enum RandomUse {
   RANDOM_CURRICULUM = 6,
   RANDOM_BOOTSTRAP = 7,
   RANDOM_GENERATE = 8,
-  RANDOM_TEST = 9
+  RANDOM_TEST = 9,
+  RANDOM_DROPOUT_SFT = 10, /* step: the update */
+  RANDOM_DROPOUT_REWARD = 11
 };
 
 typedef struct RandomKey {

@@ -238,6 +238,7 @@ static const Backend cpu_backend = {
     .attention_decode = cpu_attention_decode,
     .activation = cpu_activation,
     .activation_backward = cpu_activation_backward,
+    .dropout = cpu_dropout,
     .gather_rows = cpu_gather_rows,
     .scatter_rows = cpu_scatter_rows,
     .vocab = cpu_vocab,

@@ -37,6 +37,7 @@ void cpu_kv_store(Backend *, const KvStore *);
 void cpu_attention_decode(Backend *, const AttentionDecode *);
 void cpu_activation(Backend *, const Activation *);
 void cpu_activation_backward(Backend *, const ActivationBackward *);
+void cpu_dropout(Backend *, const Dropout *);
 void cpu_gather_rows(Backend *, const GatherRows *);
 void cpu_scatter_rows(Backend *, const ScatterRows *);
 void cpu_vocab(Backend *, const Vocab *);

@@ -6,7 +6,7 @@ export OMP_NUM_THREADS=1
 run_base() { expect_status 0 run tests/cli/tiny.json --device cpu --out "$folder/base" --until sft; }
 run_base
 base=$(echo "$folder"/base/stages/sft-*)
-adapted="--device cpu --set model.from=$base --set adapter.rank=4 --set adapter.targets=q,v,up --set sft.epochs=1 --set ppo.steps=3"
+adapted="--device cpu --set model.from=$base --set adapter.rank=4 --set adapter.dropout=0.1 --set adapter.targets=q,v,up --set sft.epochs=1 --set ppo.steps=3"
 # shellcheck disable=SC2086 # words
 expect_status 0 run tests/cli/tiny.json --out "$folder/a" $adapted
 # shellcheck disable=SC2086

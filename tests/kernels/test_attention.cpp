@@ -11,7 +11,7 @@ static void check(const AttentionShape &shape, uint32_t test_case, float scale =
   FOR_EACH_SCHEDULE {
     out.poison();
     lse.poison();
-    Attention op = {c.sequences(), c.qkv.get(),    out.get(),     lse.get(),
+    Attention op = {c.sequences(), c.qkv.get(),    nullptr,       0, out.get(), lse.get(),
                     shape.heads,   shape.kv_heads, shape.head_dim};
     cuda_attention(emulator_backend(), &op);
     expect_close("lse", lse.get(), want_lse, 1e-5, 1e-4);
@@ -70,7 +70,7 @@ static void lse_may_be_left_out(void **) {
   std::vector<double> want_out, want_lse;
   c.forward(&want_out, &want_lse);
   DeviceArray<bf16> out(want_out.size());
-  Attention op = {c.sequences(), c.qkv.get(), out.get(), nullptr, 2, 2, 32};
+  Attention op = {c.sequences(), c.qkv.get(), nullptr, 0, out.get(), nullptr, 2, 2, 32};
   cuda_attention(emulator_backend(), &op);
   expect_close("out", out.get(), want_out, 8e-3, 8e-3);
 }

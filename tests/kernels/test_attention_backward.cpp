@@ -15,8 +15,8 @@ static void check(const AttentionShape &shape, uint32_t test_case) {
   double absolute = 0.02 * sqrt(static_cast<double>(shape.heads / shape.kv_heads));
   FOR_EACH_SCHEDULE {
     dqkv.poison();
-    AttentionBackward op = {c.sequences(), c.qkv.get(), out.get(),      dout.get(),    lse.get(),
-                            dqkv.get(),    shape.heads, shape.kv_heads, shape.head_dim};
+    AttentionBackward op = {c.sequences(), c.qkv.get(), nullptr, out.get(),   dout.get(),     lse.get(),
+                            dqkv.get(),    nullptr,     0,       shape.heads, shape.kv_heads, shape.head_dim};
     cuda_attention_backward(emulator_backend(), &op);
     expect_close("dqkv", dqkv.get(), want, 0.015, absolute);
     if (first.empty()) first.assign(dqkv.get(), dqkv.get() + dqkv.count());

@@ -20,6 +20,7 @@ typedef struct Fixture {
   ModelRows rows;
   Batch batch;
   float logprob[ROWS_MAX], dlogprob[ROWS_MAX];
+  float dropout; /* of the adapters made */
 } Fixture;
 
 static DecoderConfig config_of(bool llama) {
@@ -42,16 +43,16 @@ static DecoderConfig config_of(bool llama) {
 }
 
 /* Every target that the family has, the whole of qkv beside its parts. */
-static LoraConfig every_target(bool llama) {
-  LoraConfig lora = {.rank = 3, .alpha = 5};
+static LoraConfig every_target(bool llama, float dropout) {
+  LoraConfig lora = {.rank = 3, .alpha = 5, .dropout = dropout};
   for (int t = 0; t < LORA_TARGETS; t++) lora.target[t] = llama || t != LORA_GATE;
   return lora;
 }
 
 static const char *path_of(Fixture *f, const char *name) { return path_join(&f->arena, f->folder, name); }
 
-static void open_fixture(Fixture *f, bool llama, Model *base) {
-  *f = (Fixture){0};
+static void open_fixture_with(Fixture *f, bool llama, Model *base, float dropout) {
+  *f = (Fixture){.dropout = dropout};
   char template[] = "/tmp/popalm-adapter-XXXXXX";
   f->folder = arena_strdup(&f->arena, mkdtemp(template));
   DecoderConfig config = config_of(llama);
@@ -60,7 +61,7 @@ static void open_fixture(Fixture *f, bool llama, Model *base) {
   const char *folders[] = {"base", "adapter", "merged"};
   for (int i = 0; i < 3; i++) assert_int_equal(make_folders(path_of(f, folders[i])), OK);
   assert_int_equal(model_save(base, path_of(f, "base")), OK);
-  config.lora = every_target(llama);
+  config.lora = every_target(llama, f->dropout);
   assert_int_equal(
       activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, ACTIVATIONS_KEPT),
       OK);
@@ -74,6 +75,8 @@ static void open_fixture(Fixture *f, bool llama, Model *base) {
   }
   batch_upload(&f->batch);
 }
+
+static void open_fixture(Fixture *f, bool llama, Model *base) { open_fixture_with(f, llama, base, 0); }
 
 static void close_fixture(Fixture *f, Model *base) {
   char command[256];
@@ -89,7 +92,7 @@ static void close_fixture(Fixture *f, Model *base) {
 
 static void adapt(Fixture *f, Model *model, bool llama, const Model *lender, double b_scale) {
   DecoderConfig config = config_of(llama);
-  config.lora = every_target(llama);
+  config.lora = every_target(llama, f->dropout);
   assert_int_equal(model_create(&f->arena, model, f->backend, &config, path_of(f, "base"),
                                 (ModelParts){.frozen_from = lender}, true, 9),
                    OK);
@@ -103,8 +106,17 @@ static void adapt(Fixture *f, Model *model, bool llama, const Model *lender, dou
   }
 }
 
-static double forward(Fixture *f, const Model *model) {
+/* Of the batch, for a training pass where the fixture has dropout. */
+static DecoderInput input_of(const Fixture *f, DecoderDropout *dropout) {
   DecoderInput input = batch_input(&f->batch);
+  *dropout = batch_dropout(&f->batch, (RandomKey){11, RANDOM_TEST, 5});
+  if (f->dropout > 0) input.dropout = dropout;
+  return input;
+}
+
+static double forward(Fixture *f, const Model *model) {
+  DecoderDropout dropout;
+  DecoderInput input = input_of(f, &dropout);
   const Decoder *decoder = &model->decoder;
   decoder_forward(decoder, &f->activations, &input);
   model_rows_forward(model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows);
@@ -135,7 +147,8 @@ static void backward(Fixture *f, const Model *model) {
                                               .rows = f->batch.rows,
                                               .hidden_size = model->decoder.config.hidden,
                                               .vocab = VOCAB});
-  DecoderInput input = batch_input(&f->batch);
+  DecoderDropout dropout;
+  DecoderInput input = input_of(f, &dropout);
   model_rows_backward(model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows, &input);
 }
 
@@ -189,12 +202,11 @@ static void merged_weights_equal_the_adapter(void **state) {
 }
 
 /* As in test_model.c: along the gradient of one tensor the loss rises by the gradient's norm. */
-static void gradients_match_finite_differences(void **state) {
-  (void)state;
+static void gradients_are_those_of_differences(float dropout) {
   for (int llama = 0; llama < 2; llama++) {
     Fixture f;
     Model base, model;
-    open_fixture(&f, llama, &base);
+    open_fixture_with(&f, llama, &base, dropout);
     adapt(&f, &model, llama, NULL, 0.3);
     forward(&f, &model);
     backward(&f, &model);
@@ -230,6 +242,34 @@ static void gradients_match_finite_differences(void **state) {
     model_free(&model);
     close_fixture(&f, &base);
   }
+}
+
+static void gradients_match_finite_differences(void **state) {
+  (void)state;
+  gradients_are_those_of_differences(0);
+}
+
+static void gradients_with_dropout_match_finite_differences(void **state) {
+  (void)state;
+  gradients_are_those_of_differences(0.4f);
+}
+
+static void dropout_is_of_training_passes_only(void **state) {
+  (void)state;
+  Fixture f;
+  Model base, model;
+  open_fixture_with(&f, true, &base, 0.4f);
+  adapt(&f, &model, true, NULL, 0.3);
+  double dropped = forward(&f, &model);
+  f.dropout = 0; /* as an evaluation of the same model */
+  double whole = forward(&f, &model);
+  assert_true(fabs(dropped - whole) > 0.1);
+  assert_int_equal(model_save(&model, path_of(&f, "adapter")), OK);
+  DecoderConfig saved;
+  assert_int_equal(model_describe(&f.arena, path_of(&f, "adapter"), &saved), OK);
+  assert_true(saved.lora.dropout == 0.4f);
+  model_free(&model);
+  close_fixture(&f, &base);
 }
 
 static void a_file_holds_the_adapter_and_names_its_base(void **state) {
@@ -351,7 +391,7 @@ static void an_adapter_without_a_base_is_refused(void **state) {
   Model base, model;
   open_fixture(&f, false, &base);
   DecoderConfig config = config_of(false);
-  config.lora = every_target(false);
+  config.lora = every_target(false, 0);
   assert_int_equal(model_create(&f.arena, &model, f.backend, &config, NULL, (ModelParts){0}, true, 1),
                    INVALID);
   assert_non_null(strstr(error_message(), "model.from"));
@@ -365,6 +405,8 @@ int main(void) {
       cmocka_unit_test(an_untrained_adapter_changes_nothing),
       cmocka_unit_test(merged_weights_equal_the_adapter),
       cmocka_unit_test(gradients_match_finite_differences),
+      cmocka_unit_test(gradients_with_dropout_match_finite_differences),
+      cmocka_unit_test(dropout_is_of_training_passes_only),
       cmocka_unit_test(a_file_holds_the_adapter_and_names_its_base),
       cmocka_unit_test(an_export_holds_the_merged_weights),
       cmocka_unit_test(several_adapters_share_one_base),
