@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/comm.h"
 #include "base/text.h"
 
 static const double LIVE_SECONDS = 0.1, PLAIN_SECONDS = 5;
@@ -140,7 +141,7 @@ static void show(Progress *progress, double now, const char *name, double value)
 void progress_begin(Progress *progress, const char *label, int64_t steps, int64_t first_step) {
   *progress = (Progress){.label = label, .steps = steps, .step = first_step, .first_step = first_step};
   progress->started = progress->shown = seconds_now();
-  progress->live = terminal_is_live();
+  progress->live = comm_is_first() && terminal_is_live();
   if (progress->live) show(progress, progress->started, NULL, 0);
 }
 
@@ -148,11 +149,13 @@ void progress_step(Progress *progress, int64_t step, double tokens, const char *
   progress->step = step;
   progress->tokens += tokens;
   double now = seconds_now();
+  if (!comm_is_first()) return;
   if (now - progress->shown >= (progress->live ? LIVE_SECONDS : PLAIN_SECONDS))
     show(progress, now, name, value);
 }
 
 void progress_end(Progress *progress, const char *note) {
+  if (!comm_is_first()) return;
   double elapsed = seconds_now() - progress->started;
   int64_t done = progress->step - progress->first_step;
   char line[LINE] = "";
@@ -170,6 +173,7 @@ void progress_end(Progress *progress, const char *note) {
 }
 
 void progress_say(const char *format, ...) {
+  if (!comm_is_first()) return;
   clear_line();
   va_list args;
   va_start(args, format);

@@ -1,5 +1,5 @@
 /* One live line a stage on a terminal (bar, step, loss or reward, tokens/s, time left), plain lines every few
- * seconds elsewhere. Goes to stderr. */
+ * seconds elsewhere. Goes to stderr; of several ranks only the first speaks. */
 #ifndef POPALM_PROGRESS_H
 #define POPALM_PROGRESS_H
 

@@ -17,6 +17,8 @@ enum { PARALLEL_FROM = 32768 };
  * An operation that calls another (linear_backward uses it, linear does not) must not hold it meanwhile. */
 void *cpu_workspace(Backend *backend, size_t bytes);
 
+Status cpu_join(Backend *) CHECKED; /* collectives.c */
+
 void cpu_embedding(Backend *, const Embedding *);
 void cpu_embedding_backward(Backend *, const EmbeddingBackward *);
 void cpu_linear(Backend *, const Linear *);
