@@ -128,8 +128,7 @@ static void say_error(Status status) {
     progress_say("%s", error_message());
     return;
   }
-  comm_let_first_speak();
-  fprintf(stderr, "rank %d: %s\n", comm.rank, error_message());
+  if (comm_may_speak()) fprintf(stderr, "rank %d: %s\n", comm.rank, error_message());
 }
 
 int main(int argc, char **argv) {

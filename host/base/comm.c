@@ -60,8 +60,13 @@ Status comm_start(void) {
   return OK;
 }
 
-void comm_let_first_speak(void) {
-  if (!comm_is_first()) nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+bool comm_may_speak(void) {
+  enum { LOOKS = 200 };
+  for (int look = 0; look < LOOKS && !comm_is_first(); look++) {
+    nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    if (interrupted) return false; /* rank 0 has ended the job */
+  }
+  return true;
 }
 
 void comm_end(Status status) {

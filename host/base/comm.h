@@ -46,9 +46,9 @@ extern Comm comm;
 
 /* Under a launcher: joins the other ranks. */
 Status comm_start(void) CHECKED;
-/* An error that all ranks meet, such as a wrong experiment file, is said once: rank 0 says it and ends the job
- * while the others are here. */
-void comm_let_first_speak(void);
+/* Whether this rank should say its error. One that all ranks meet, such as a wrong experiment file, is said once:
+ * rank 0 says it and ends the job while the others wait here. */
+bool comm_may_speak(void);
 /* Leaves the job: after OK and INTERRUPTED together with the others, after an error by ending theirs, too. */
 void comm_end(Status status);
 
