@@ -1,6 +1,6 @@
 /* Attention of one new token a sequence against cached keys and values, and the copy of keys and values into
- * the cache. out = sum_j exp(S_j - m) V_j / sum_j exp(S_j - m),  S_j = q K_j / sqrt(d), j over the post's
- * keys (shared by its samples), then over the reply's own, the new token's included
+ * the cache. out = sum_j exp(S_j - m) V_j / sum_j exp(S_j - m),  S_j = q K_j / sqrt(d), j over the prefix's
+ * keys (shared by all), the post's (shared by its samples), then the reply's own, the new token's included
  *
  * Shapes: qkv [rows, (Hq + 2 Hkv) d], caches of rows [2 Hkv d] (keys, then values of all heads), out [rows,
  * Hq d], all bf16. A block takes one query head of one row. D / 8 lanes share a key (16 bytes each), so that
@@ -31,9 +31,11 @@ DEVICE void merge(Running &a, float max, float sum, const float (&o)[8]) {
   for (int i = 0; i < 8; i++) a.o[i] = a.o[i] * keep + o[i] * add;
 }
 
-/* The cache row of key j. */
+/* The row of key j, in the prefix or in a cache. */
 DEVICE const bf16 *cache_row(const AttentionDecode &op, int row, int post_begin, int post_len, int j) {
   size_t width = 2 * static_cast<size_t>(op.kv_heads) * static_cast<size_t>(op.head_dim);
+  if (j < op.prefix_len) return static_cast<const bf16 *>(op.prefix) + static_cast<size_t>(j) * width;
+  j -= op.prefix_len;
   if (j < post_len)
     return static_cast<const bf16 *>(op.post_cache) + static_cast<size_t>(post_begin + j) * width;
   size_t slot = static_cast<size_t>(op.slot[row]) * static_cast<size_t>(op.max_reply);
@@ -47,7 +49,8 @@ __global__ void __launch_bounds__(threads) attention_decode(AttentionDecode op, 
   int row = static_cast<int>(blockIdx.x) / op.heads, head = static_cast<int>(blockIdx.x) % op.heads;
   int kv_head = head / (op.heads / op.kv_heads);
   int post = op.post[row], post_begin = op.post_cu_seqlens[post];
-  int post_len = op.post_cu_seqlens[post + 1] - post_begin, keys = post_len + op.reply_len[row];
+  int post_len = op.post_cu_seqlens[post + 1] - post_begin;
+  int keys = op.prefix_len + post_len + op.reply_len[row];
   int group = static_cast<int>(threadIdx.x) / lanes, column = static_cast<int>(threadIdx.x) % lanes * 8;
   bool inside = column < op.head_dim;
 

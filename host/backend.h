@@ -144,6 +144,7 @@ typedef struct Rope {
   float theta;
   bool inverse;
   RopeScaling scaling; /* of the angles a token */
+  int first_position;  /* added to every position */
 } Rope;
 
 /* Causal self-attention over packed sequences with grouped heads:
@@ -177,8 +178,8 @@ typedef struct KvStore {
   int rows, heads, kv_heads, head_dim;
 } KvStore;
 
-/* One new token for each of `rows` sequences against its keys and values: first the post's, shared by
- * the samples of a post, then the sample's own (its newest key is already stored). */
+/* One new token for each of `rows` sequences against its keys and values: first the prefix, shared by all, then
+ * the post's, shared by the samples of a post, then the sample's own (its newest key is already stored). */
 typedef struct AttentionDecode {
   const void *qkv;                /* [rows, (Hq + 2 Hkv) d], the new tokens */
   const void *post_cache;         /* [post tokens, 2 Hkv d], posts packed */
@@ -189,6 +190,8 @@ typedef struct AttentionDecode {
   const int32_t *reply_len;       /* [rows] keys in the slot, the new one included */
   int rows, max_reply, heads, kv_heads, head_dim;
   void *out; /* [rows, Hq d] */
+  const void *prefix; /* [prefix_len, 2 Hkv d], or NULL */
+  int prefix_len;
 } AttentionDecode;
 
 typedef enum ActivationKind { ACTIVATION_GELU, ACTIVATION_SWIGLU } ActivationKind;

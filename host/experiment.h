@@ -142,11 +142,12 @@ typedef struct GateSettings {
   double ended;           /* share of the SFT model's replies that end, at least */
 } GateSettings;
 
-/* "adapter": low-rank adapters instead of all weights. */
+/* "adapter": a low-rank adapter, a prefix or both instead of all weights. */
 typedef struct AdapterSettings {
   int rank; /* 0: none */
   double alpha, dropout;
   const char *targets; /* names of LoraTarget, with commas */
+  int prefix_tokens;   /* 0: none */
 } AdapterSettings;
 
 typedef struct CheckpointSettings {

@@ -176,7 +176,9 @@ const ExperimentKey experiment_keys[] = {
           "A model's folder (popalm import makes one) to start from instead of an untrained preset; its "
           "tokenizer is taken unless \"tokenizer.path\" names one."),
 
-    SECTION("adapter", "Low-rank adapters (LoRA) on model.from: all stages train them instead of all weights."),
+    SECTION("adapter",
+            "Adapters on model.from, of low rank (LoRA), prefixes or both: all stages train them instead of all "
+            "weights."),
     INT("adapter.rank", adapter.rank, 0, 4096, "0", "Rank of an adapter; 0: none."),
     POSITIVE("adapter.alpha", adapter.alpha, 1e6, "16", "An adapter's output is scaled by alpha / rank."),
     NUMBER("adapter.dropout", adapter.dropout, 0, LORA_DROPOUT_MOST, "0",
@@ -186,6 +188,8 @@ const ExperimentKey experiment_keys[] = {
      .fallback = "\"q,v\"",
      .offset = AT(adapter.targets),
      .help = "What gets one, with commas: q, k, v, or qkv as a whole; proj, gate, up, down."},
+    INT("adapter.prefix_tokens", adapter.prefix_tokens, 0, PREFIX_TOKENS_MOST, "0",
+        "Trained keys and values of so many tokens before every sequence, in every layer (P-tuning v2); 0: none."),
 
     SECTION("sft", "Supervised fine-tuning: the likelihood of the replies."),
     POSITIVE("sft.epochs", sft.epochs, 10000, "3",

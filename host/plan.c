@@ -195,12 +195,15 @@ static Status check_context(Arena *arena, const char *path, const Experiment *ex
   DecoderConfig config;
   TRY(experiment_model(arena, experiment, &config));
   int longest = experiment->data.max_post_tokens + experiment->data.max_reply_tokens + 2;
-  if (longest <= config.max_positions) return OK;
+  if (longest <= decoder_context(&config)) return OK;
   return fail(INVALID,
-              "%s: a post of %d tokens with a reply of %d does not fit the %d positions of model %s; lower "
-              "\"data.max_post_tokens\" or \"data.max_reply_tokens\"",
-              path, experiment->data.max_post_tokens, experiment->data.max_reply_tokens, config.max_positions,
-              experiment->model_from ? experiment->model_from : experiment->model_preset);
+              "%s: a post of %d tokens with a reply of %d%s does not fit the %d positions of model %s; lower "
+              "\"data.max_post_tokens\" or \"data.max_reply_tokens\"%s",
+              path, experiment->data.max_post_tokens, experiment->data.max_reply_tokens,
+              config.prefix_tokens ? arena_print(arena, " behind a prefix of %d", config.prefix_tokens) : "",
+              config.max_positions,
+              experiment->model_from ? experiment->model_from : experiment->model_preset,
+              config.prefix_tokens ? " or \"adapter.prefix_tokens\"" : "");
 }
 
 Status plan_make(Arena *arena, const ExperimentFile *file, const Stage *table, const char *out, StageId until,

@@ -66,8 +66,9 @@ Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *b
   bool shared = settings->critic == CRITIC_SHARED;
   TRY(open_learner(arena, &ppo->policy, backend, sft_folder, (ModelParts){.value_head = shared}, use,
                    max_tokens, max_rows, seed));
-  TRY(open_learner(arena, &ppo->reference, backend, sft_folder, (ModelParts){0}, ACTIVATIONS_INFERENCE,
-                   max_tokens, max_rows, seed));
+  TRY(open_learner(arena, &ppo->reference, backend, sft_folder,
+                   (ModelParts){.frozen_from = &ppo->policy.model}, ACTIVATIONS_INFERENCE, max_tokens,
+                   max_rows, seed));
   if (!shared)
     TRY(open_learner(arena, &ppo->critic, backend, reward_folder,
                      (ModelParts){.value_head = true, .frozen_from = &ppo->policy.model}, use, max_tokens,

@@ -78,7 +78,7 @@ static Status sft_open_model(Sft *sft) {
     return fail(INVALID, "sft.tokens_per_batch %d is less than the longest sequence, %d tokens; raise it",
                 max_tokens, sequence_max(&sft->codec));
   char base[PATH_MAX];
-  if (config.lora.rank) {
+  if (decoder_adapted(&config)) {
     if (!realpath(experiment->model_from, base))
       return fail(INVALID, "model.from %s: %s", experiment->model_from, strerror(errno));
     TRY(model_create(context->arena, &sft->model, backend, &config, base, (ModelParts){0}, true,

@@ -10,17 +10,21 @@
 Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
   const AdapterSettings *adapter = &experiment->adapter;
   TRY(model_start(arena, experiment->model_preset, experiment->model_from, out));
-  if (adapter->rank == 0) return OK;
+  if (adapter->rank == 0 && adapter->prefix_tokens == 0) return OK;
+  const char *key = adapter->rank ? "rank" : "prefix_tokens";
   if (!experiment->model_from)
     return fail(INVALID,
-                "adapter.rank is %d, but there is no \"model.from\" to adapt; name a model's folder, or "
-                "set adapter.rank to 0",
-                adapter->rank);
-  if (out->lora.rank)
-    return fail(INVALID, "model.from %s is an adapter itself; popalm export merges it into its base",
-                experiment->model_from);
-  out->lora = (LoraConfig){
-      .rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
+                "adapter.%s is %d, but there is no \"model.from\" to adapt; name a model's folder, or "
+                "set adapter.%s to 0",
+                key, adapter->rank ? adapter->rank : adapter->prefix_tokens, key);
+  if (decoder_adapted(out))
+    return fail(
+        INVALID, "model.from %s is an adapter itself; %s", experiment->model_from,
+        out->prefix_tokens ? "name the model that it adapts" : "popalm export merges it into its base");
+  out->prefix_tokens = adapter->prefix_tokens;
+  if (adapter->rank == 0) return OK;
+  out->lora =
+      (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
   return lora_targets_parse(adapter->targets, out, &out->lora);
 }
 

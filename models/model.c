@@ -42,7 +42,7 @@ static Status allocate(Arena *arena, Model *model, Backend *backend, const char 
   bool same = other && base && other->base && strcmp(other->base, base) == 0;
   const Parameters *lender = same ? &other->parameters : NULL;
   TRY(parameters_allocate(&model->parameters, backend, trainable, lender));
-  return model->decoder.config.lora.rank ? load_base(arena, model, base) : OK;
+  return decoder_adapted(&model->decoder.config) ? load_base(arena, model, base) : OK;
 }
 
 Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,

@@ -21,7 +21,7 @@ struct Model {
   const char *base; /* folder of the model that the frozen weights are from, or NULL: nothing is frozen */
 };
 
-/* A model with random weights; with an adapter (config->lora) the frozen ones are of the model in folder
+/* A model with random weights; with an adapter the frozen ones are of the model in folder
  * base, which else is NULL. config->vocab must be set. */
 Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
                     const char *base, ModelParts parts, bool trainable, uint64_t seed) CHECKED;
