@@ -402,9 +402,9 @@ typedef struct PpoLoss {
 typedef struct GradNorm {
   const void *grad; /* [count] */
   size_t count;
-  const float *others; /* [other_count], may be NULL when there are none */
+  float *norm;         /* [1]; not one of others */
+  const float *others; /* [other_count]; may be NULL when there are none */
   int other_count;
-  float *norm; /* [1]; not one of others */
 } GradNorm;
 
 /* AdamW (Loshchilov and Hutter 2019) over all parameters in one launch. Gradients are first scaled by
