@@ -141,6 +141,8 @@ static void show(Progress *progress, double now, const char *name, double value)
 void progress_begin(Progress *progress, const char *label, int64_t steps, int64_t first_step) {
   *progress = (Progress){.label = label, .steps = steps, .step = first_step, .first_step = first_step};
   progress->started = progress->shown = seconds_now();
+  progress->waited = comm.waited;
+  progress->moved = comm.moved;
   progress->live = comm_is_first() && terminal_is_live();
   if (progress->live) show(progress, progress->started, NULL, 0);
 }
@@ -152,6 +154,14 @@ void progress_step(Progress *progress, int64_t step, double tokens, const char *
   if (!comm_is_first()) return;
   if (now - progress->shown >= (progress->live ? LIVE_SECONDS : PLAIN_SECONDS))
     show(progress, now, name, value);
+}
+
+/* How much the first rank waited for the others, and what it sent them. */
+static void add_ranks(const Progress *progress, char line[LINE], double elapsed) {
+  double waited = comm.waited - progress->waited, moved = comm.moved - progress->moved;
+  int64_t done = progress->step - progress->first_step;
+  add(line, "  %d ranks, %.0f%% waiting", comm.size, elapsed > 0 ? 100 * waited / elapsed : 0);
+  if (moved > 0 && done > 0) add(line, ", %.2f MB sent a step", moved / 1e6 / (double)done);
 }
 
 void progress_end(Progress *progress, const char *note) {
@@ -167,6 +177,7 @@ void progress_end(Progress *progress, const char *note) {
     add(line, "  ");
     add_count(line, progress->tokens / elapsed, "tokens/s");
   }
+  if (comm.size > 1) add_ranks(progress, line, elapsed);
   if (note) add(line, "  %s", note);
   clear_line();
   fprintf(stderr, "%s\n", line);

@@ -9,6 +9,7 @@ typedef struct Progress {
   const char *label; /* "sft", "ppo cl-ppo seed 2" */
   int64_t steps, step, first_step;
   double started, shown, tokens;
+  double waited, moved; /* as in Comm, at the start */
   int live; /* stderr is a terminal */
 } Progress;
 

@@ -7,8 +7,8 @@
 
 enum { LEAST_BUCKET = 65536 }; /* elements: below, starting a collective costs more than it moves */
 
-/* When a tensor's gradient is complete. All but the matrices of the layers are few, or get the last of it from
- * the embedding. */
+/* When a tensor's gradient is complete. All but the matrices of the layers are few, or get the last of it
+ * from the embedding. */
 static int complete_after(const Parameter *parameter) {
   int layer;
   if (strcmp(parameter->name, "vocab.weight") == 0) return BUCKET_AT_ONCE;
@@ -61,8 +61,8 @@ void parameters_free_shards(Parameters *parameters) {
 
 /* ---- values in and out ---- */
 
-void parameters_put_shard(Parameters *parameters, float *shard, const Parameter *parameter, const void *values,
-                          DType type) {
+void parameters_put_shard(Parameters *parameters, float *shard, const Parameter *parameter,
+                          const void *values, DType type) {
   Backend *backend = parameters->backend;
   size_t element = dtype_bytes(backend->storage);
   for (int b = 0; b < parameters->shards.count; b++) {
@@ -89,7 +89,8 @@ static void reorder(const Parameters *parameters, const float *all, float *host)
     for (int b = 0; b < view.count; b++) {
       size_t begin, end;
       shards_slice(&view, &view.bucket[b], &begin, &end);
-      memcpy(host + begin, all + view.total * (size_t)view.rank + view.bucket[b].at, (end - begin) * sizeof *host);
+      memcpy(host + begin, all + view.total * (size_t)view.rank + view.bucket[b].at,
+             (end - begin) * sizeof *host);
     }
 }
 
@@ -110,9 +111,14 @@ Status parameters_download_shard(const Parameters *parameters, float *host, cons
 
 ParameterSlices parameters_own(const Parameters *parameters) {
   const Shards *shards = &parameters->shards;
-  if (shards->size)
-    return (ParameterSlices){shards->grads, shards->copy, shards->total, shards->decay_total};
-  return (ParameterSlices){parameters->grads, parameters->weights, parameters->total, parameters->decay_total};
+  if (shards->size) return (ParameterSlices){shards->grads, shards->copy, shards->total, shards->decay_total};
+  return (ParameterSlices){parameters->grads, parameters->weights, parameters->total,
+                           parameters->decay_total};
+}
+
+/* Bytes that a rank sends of a bucket in either direction: every slice but its own. */
+static double sent(const Shards *shards, size_t bytes) {
+  return (double)bytes * (shards->size - 1) / shards->size;
 }
 
 static void start(Parameters *parameters, Bucket *bucket) {
@@ -122,6 +128,7 @@ static void start(Parameters *parameters, Bucket *bucket) {
                                        (char *)parameters->shards.grads + bucket->at * element,
                                        length / (size_t)parameters->shards.size);
   bucket->started = true;
+  comm.moved += sent(&parameters->shards, length * element);
 }
 
 void parameters_layer_done(Parameters *parameters, int layer) {
@@ -166,6 +173,7 @@ void parameters_gather(Parameters *parameters) {
     backend->collectives->all_gather(backend, (char *)shards->copy + bucket->at * element,
                                      (char *)parameters->weights + bucket->begin * element,
                                      (bucket->end - bucket->begin) / (size_t)shards->size, backend->storage);
+    comm.moved += sent(shards, (bucket->end - bucket->begin) * element);
   }
   backend->collectives->wait(backend);
 }

@@ -1,8 +1,8 @@
 /* Optimizer states in shards (ZeRO stage 1, Rajbhandari et al. 2020): every rank has all weights and computes
  * gradients of all, but keeps fp32 weights and Adam's moments only of its own slices. The arena of the
- * parameters is cut into buckets, each into one slice a rank. A bucket's gradients are summed into the slices as
- * soon as the backward pass has completed them, beside the rest of it; a rank updates its slices; the updated
- * weights are copied to all. */
+ * parameters is cut into buckets, each into one slice a rank. A bucket's gradients are summed into the slices
+ * as soon as the backward pass has completed them, beside the rest of it; a rank updates its slices; the
+ * updated weights are copied to all. */
 #ifndef POPALM_MODELS_SHARDS_H
 #define POPALM_MODELS_SHARDS_H
 
@@ -32,8 +32,8 @@ typedef struct Shards {
   Arena memory;
 } Shards;
 
-/* A stretch of the arena in which everything is complete at the same time; stretches follow each other without
- * gaps from 0 on. */
+/* A stretch of the arena in which everything is complete at the same time; stretches follow each other
+ * without gaps from 0 on. */
 typedef struct Stretch {
   size_t end;
   int layer; /* as in Bucket */

@@ -9,10 +9,10 @@
 #include <time.h>
 #include <unistd.h>
 
-Comm comm = {.rank = 0, .size = 1, .local_rank = 0, .local_size = 1};
+Comm comm = {.size = 1, .local_size = 1};
 
-/* Variables that launchers set for each process that they start: Open MPI's, PMIx's (srun --mpi=pmix) and PMI's
- * (srun --mpi=pmi2, MPICH). */
+/* Variables that launchers set for each process that they start: Open MPI's, PMIx's (srun --mpi=pmix) and
+ * PMI's (srun --mpi=pmi2, MPICH). */
 static bool launched(void) {
   static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -27,7 +27,8 @@ static const Transport *open_module(char *problem, size_t length) {
   path[end > 0 ? end : 0] = 0;
   char *slash = strrchr(path, '/');
   strcpy(slash ? slash + 1 : path, "popalm_mpi.so");
-  void *module = dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* global: Open MPI's own modules look for its symbols */
+  void *module =
+      dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* global: Open MPI's own modules look for its symbols */
   if (!module) {
     snprintf(problem, length, "%s", dlerror());
     return NULL;
@@ -51,11 +52,16 @@ Status comm_start(void) {
   if (!launched()) return OK;
   const Transport *transport = open_module(problem, sizeof problem);
   if (!transport)
-    return fail(FAILED,
-                "popalm: started by an MPI launcher, but MPI cannot be used: %s; install libopenmpi-dev, remove "
-                "the build folder and build again",
-                problem);
-  comm = (Comm){transport->rank, transport->size, transport->local_rank, transport->local_size, transport};
+    return fail(
+        FAILED,
+        "popalm: started by an MPI launcher, but MPI cannot be used: %s; install libopenmpi-dev, remove "
+        "the build folder and build again",
+        problem);
+  comm = (Comm){.rank = transport->rank,
+                .size = transport->size,
+                .local_rank = transport->local_rank,
+                .local_size = transport->local_size,
+                .transport = transport};
   share_processors();
   return OK;
 }
@@ -80,39 +86,46 @@ void comm_end(Status status) {
   transport->end_job(status);
 }
 
-void comm_sum(double *values, size_t count) {
-  if (comm.transport) comm.transport->all_reduce(values, count, COMM_DOUBLE, false);
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-void comm_sum_floats(float *values, size_t count) {
-  if (comm.transport) comm.transport->all_reduce(values, count, COMM_FLOAT, false);
-}
+/* A call of the transport, if there is one, whose time counts as waited. */
+#define TIMED(call)                 \
+  do {                              \
+    if (!comm.transport) break;     \
+    double started = now();         \
+    comm.transport->call;           \
+    comm.waited += now() - started; \
+  } while (0)
+
+void comm_sum(double *values, size_t count) { TIMED(all_reduce(values, count, COMM_DOUBLE, false)); }
+
+void comm_sum_floats(float *values, size_t count) { TIMED(all_reduce(values, count, COMM_FLOAT, false)); }
 
 int64_t comm_most(int64_t value) {
-  if (comm.transport) comm.transport->all_reduce(&value, 1, COMM_INT64, true);
+  TIMED(all_reduce(&value, 1, COMM_INT64, true));
   return value;
 }
 
 bool comm_any(bool value) { return comm_most(value) != 0; }
 
-void comm_broadcast(void *data, size_t bytes) {
-  if (comm.transport) comm.transport->broadcast(data, bytes);
-}
+void comm_broadcast(void *data, size_t bytes) { TIMED(broadcast(data, bytes)); }
 
 void comm_all_gather(void *items, size_t item_bytes, const int *first) {
-  if (comm.transport) comm.transport->all_gather(items, item_bytes, first);
+  TIMED(all_gather(items, item_bytes, first));
 }
 
 void comm_collect(void *all, const void *part, size_t bytes) {
-  if (comm.transport)
-    comm.transport->collect(all, part, bytes);
-  else
-    memcpy(all, part, bytes);
+  if (!comm.transport) memcpy(all, part, bytes);
+  TIMED(collect(all, part, bytes));
 }
 
-void comm_barrier(void) {
-  if (comm.transport) comm.transport->barrier();
-}
+void comm_barrier(void) { TIMED(barrier()); }
+
+void comm_wait(void) { TIMED(wait()); }
 
 void comm_parts(int count, int *first) {
   for (int r = 0; r <= comm.size; r++) first[r] = (int)((int64_t)count * r / comm.size);

@@ -30,24 +30,27 @@ typedef struct Transport {
   void (*progress)(void);
   void (*wait)(void);
   void (*barrier)(void);
-  void (*finish)(void);         /* orderly, all ranks together */
-  void (*end_job)(int status);  /* kills the other ranks and this one */
+  void (*finish)(void);        /* orderly, all ranks together */
+  void (*end_job)(int status); /* kills the other ranks and this one */
 } Transport;
 
-/* The name of the one function that a transport's module has: NULL, and why in `problem`, if it cannot work. */
+/* The name of the one function that a transport's module has: NULL, and why in `problem`, if it cannot work.
+ */
 #define TRANSPORT_OPEN "popalm_transport_open"
 typedef const Transport *(*TransportOpen)(char *problem, size_t length);
 
 typedef struct Comm {
   int rank, size, local_rank, local_size;
   const Transport *transport; /* NULL: started without a launcher */
+  double waited;              /* seconds that this process has waited for others in host calls */
+  double moved;               /* bytes of gradients and weights that it has sent */
 } Comm;
 extern Comm comm;
 
 /* Under a launcher: joins the other ranks. */
 Status comm_start(void) CHECKED;
-/* Whether this rank should say its error. One that all ranks meet, such as a wrong experiment file, is said once:
- * rank 0 says it and ends the job while the others wait here. */
+/* Whether this rank should say its error. One that all ranks meet, such as a wrong experiment file, is said
+ * once: rank 0 says it and ends the job while the others wait here. */
 bool comm_may_speak(void);
 /* Leaves the job: after OK and INTERRUPTED together with the others, after an error by ending theirs, too. */
 void comm_end(Status status);
@@ -69,6 +72,8 @@ void comm_all_gather(void *items, size_t item_bytes, const int *first);
 /* Every rank's `bytes` of part, one after the other, into all of rank 0 (NULL at the others). */
 void comm_collect(void *all, const void *part, size_t bytes);
 void comm_barrier(void);
+/* Until all collectives that the transport has started are done. */
+void comm_wait(void);
 
 /* Cuts count items into a contiguous part a rank whose sizes differ by one at most; first: [size+1]. */
 void comm_parts(int count, int *first);

@@ -1,4 +1,5 @@
-/* Collectives between CPU processes: the transport's own (base/comm.h), on memory that the host reads anyway. */
+/* Collectives between CPU processes: the transport's own (base/comm.h), on memory that the host reads anyway.
+ */
 #include "base/comm.h"
 #include "cpu/cpu.h"
 
@@ -19,7 +20,7 @@ static void progress(Backend *backend) {
 
 static void wait(Backend *backend) {
   (void)backend;
-  comm.transport->wait();
+  comm_wait();
 }
 
 Status cpu_join(Backend *backend) {

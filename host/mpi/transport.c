@@ -1,8 +1,8 @@
 /* The transport over MPI (base/comm.h). A shared object of its own, so that a run without a launcher neither
  * loads nor needs an MPI library.
  *
- * Everything waits gently: a rank that waits for another one's long work (a tokenizer, a checkpoint) soon sleeps
- * between two looks instead of taking a processor from those that compute. */
+ * Everything waits gently: a rank that waits for another one's long work (a tokenizer, a checkpoint) soon
+ * sleeps between two looks instead of taking a processor from those that compute. */
 #include <mpi.h>
 #include <sched.h>
 #include <stdio.h>
@@ -38,7 +38,8 @@ static MPI_Datatype type_of(CommType type) {
   return type == COMM_INT64 ? MPI_INT64_T : type == COMM_FLOAT ? MPI_FLOAT : MPI_DOUBLE;
 }
 
-/* Always up to rank 0 and down again: every rank gets the same bits, whatever way the library would choose. */
+/* Always up to rank 0 and down again: every rank gets the same bits, whatever way the library would choose.
+ */
 static void all_reduce(void *values, size_t count, CommType type, bool most) {
   size_t element = type == COMM_FLOAT ? 4 : 8;
   for (size_t done = 0; done < count;) {
@@ -158,7 +159,8 @@ static void find_local(void) {
 
 const Transport *popalm_transport_open(char *problem, size_t length) {
   int level;
-  if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS || level < MPI_THREAD_FUNNELED) {
+  if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS ||
+      level < MPI_THREAD_FUNNELED) {
     snprintf(problem, length, "the MPI library does not work beside threads");
     return NULL;
   }

@@ -1,5 +1,5 @@
-/* How work is cut over ranks: batches by tokens (share.h), contiguous parts (base/comm.h), and the slices of the
- * optimizer's states (models/shards.h). */
+/* How work is cut over ranks: batches by tokens (share.h), contiguous parts (base/comm.h), and the slices of
+ * the optimizer's states (models/shards.h). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -215,7 +215,8 @@ static void a_bucket_waits_for_all_that_it_touches(void **state) {
 
 static void layers_get_buckets_of_their_own(void **state) {
   (void)state;
-  const Stretch stretch[] = {{6400, BUCKET_AT_END}, {12800, 0}, {19200, 1}, {19264, BUCKET_AT_END}, {19328, BUCKET_AT_END}};
+  const Stretch stretch[] = {
+      {6400, BUCKET_AT_END}, {12800, 0}, {19200, 1}, {19264, BUCKET_AT_END}, {19328, BUCKET_AT_END}};
   Shards shards = {0};
   shards_plan(&shards, stretch, 5, 19328, 19200, 2, 1, 1000);
   assert_int_equal(shards.count, 4);
