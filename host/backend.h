@@ -412,11 +412,13 @@ typedef struct PpoLoss {
   int tokens;
 } PpoLoss;
 
-/* norm = sqrt(sum of squares) of all gradients */
+/* norm = sqrt(sum of squares) of all gradients, and of the norms of gradients that are elsewhere */
 typedef struct GradNorm {
   const void *grad; /* [count] */
   size_t count;
-  float *norm; /* [1] */
+  float *norm;         /* [1]; not one of others */
+  const float *others; /* [other_count]; may be NULL when there are none */
+  int other_count;
 } GradNorm;
 
 /* AdamW (Loshchilov and Hutter 2019) over all parameters in one launch. Gradients are first scaled by
@@ -433,11 +435,25 @@ typedef struct AdamW {
   float max_norm;     /* 0: no clipping */
 } AdamW;
 
+/* Sums and copies between the ranks of a job (base/comm.h), in a backend's memory. They run beside its other
+ * operations: a buffer must be complete when its collective is started, and neither it nor the result may be
+ * used before wait. Every rank starts the same ones in the same order. */
+typedef struct Collectives {
+  int rank, size;
+  /* part [count] = this rank's part of the sum of all [size, count], in the storage type */
+  void (*reduce_scatter)(Backend *, const void *all, void *part, size_t count);
+  /* all [size, count] = the ranks' parts [count], one after the other */
+  void (*all_gather)(Backend *, const void *part, void *all, size_t count, DType type);
+  void (*progress)(Backend *); /* moves them on where nothing else does; cheap */
+  void (*wait)(Backend *);     /* operations after it see the results */
+} Collectives;
+
 struct Backend {
   const char *name;  /* "cpu", "cuda:0" */
   char device[128];  /* for people: "Intel Xeon, 2 threads", "NVIDIA H200" */
   DType storage;     /* F32 or BF16 */
   void *state;       /* the backend's own */
+  const Collectives *collectives; /* NULL until join */
 
   /* Memory. what names the use in the out-of-memory message. alloc'd memory is not cleared. */
   Status (*alloc)(Backend *, size_t bytes, const char *what, void **out) CHECKED;
@@ -450,6 +466,8 @@ struct Backend {
   Status (*synchronize)(Backend *) CHECKED;
   void (*memory)(Backend *, size_t *used, size_t *total); /* bytes */
   void (*close)(Backend *);
+  /* Connects with the backends of the other ranks: gives collectives. Under a launcher only. */
+  Status (*join)(Backend *) CHECKED;
 
   /* Seconds of the device between start and stop, on the backend's stream; stop waits for it. One pair at a
    * time, not inside a recording. */

@@ -443,6 +443,7 @@ void decoder_backward(const Decoder *decoder, Activations *activations, const De
       forward_again(decoder, activations, i, input);
     backward_mlp(decoder, activations, i, input);
     backward_attention(decoder, activations, i, input);
+    parameters_layer_done(decoder->parameters, i);
   }
   backend->embedding_backward(
       backend, &(EmbeddingBackward){.tokens = input->tokens,

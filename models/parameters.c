@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/comm.h"
 #include "models/reduce.h"
 
 enum {
@@ -111,22 +112,27 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool traina
   parameters->trainable = trainable;
   TRY(allocate_frozen(parameters, lender));
   parameters->total = lay_out(parameters, &parameters->decay_total);
+  if (trainable && backend->collectives) parameters_plan_shards(parameters);
+  bool sharded = parameters->shards.size > 0;
   size_t element = dtype_bytes(backend->storage), total = parameters->total;
+  size_t states = (sharded ? parameters->shards.total : total) * sizeof(float);
   TRY(backend->alloc(backend, total * element, "model weights", &parameters->weights));
   backend->zero(backend, parameters->weights, total * element);
-  if (backend->storage == F32) parameters->master = parameters->weights;
+  if (backend->storage == F32 && !sharded) parameters->master = parameters->weights;
   if (!trainable) return OK;
   TRY(backend->alloc(backend, total * element, "gradients", &parameters->grads));
-  TRY(backend->alloc(backend, total * sizeof(float), "optimizer states", (void **)&parameters->m));
-  TRY(backend->alloc(backend, total * sizeof(float), "optimizer states", (void **)&parameters->v));
+  TRY(backend->alloc(backend, states, "optimizer states", (void **)&parameters->m));
+  TRY(backend->alloc(backend, states, "optimizer states", (void **)&parameters->v));
   TRY(backend->alloc(backend, sizeof(float), "the gradient norm", (void **)&parameters->norm));
-  if (backend->storage != F32) {
-    TRY(backend->alloc(backend, total * sizeof(float), "fp32 master weights", (void **)&parameters->master));
-    backend->zero(backend, parameters->master, total * sizeof(float));
+  if (sharded) {
+    TRY(parameters_allocate_shards(parameters));
+  } else if (backend->storage != F32) {
+    TRY(backend->alloc(backend, states, "fp32 master weights", (void **)&parameters->master));
+    backend->zero(backend, parameters->master, states);
   }
   backend->zero(backend, parameters->grads, total * element);
-  backend->zero(backend, parameters->m, total * sizeof(float));
-  backend->zero(backend, parameters->v, total * sizeof(float));
+  backend->zero(backend, parameters->m, states);
+  backend->zero(backend, parameters->v, states);
   return OK;
 }
 
@@ -134,6 +140,7 @@ void parameters_free(Parameters *parameters) {
   Backend *backend = parameters->backend;
   if (!backend) return;
   bool own_master = (void *)parameters->master != parameters->weights;
+  parameters_free_shards(parameters);
   void *memory[] = {parameters->borrowed ? NULL : parameters->frozen,
                     parameters->weights,
                     parameters->grads,
@@ -200,14 +207,15 @@ static Status put_reduced(Parameters *parameters, const Parameter *parameter, co
               parameter->name);
 }
 
-/* Writes host values (F32 or BF16) over one tensor's weights (and master). path: where they are from */
-static Status put(Parameters *parameters, const Parameter *parameter, const char *path, const void *values,
-                  DType type) {
+/* Writes host values (F32 or BF16) over one tensor's weights, and master where that has all of it. path: where
+ * they are from */
+static Status put_weights(Parameters *parameters, const Parameter *parameter, const char *path,
+                          const void *values, DType type) {
   Backend *backend = parameters->backend;
   int index = (int)(parameter - parameters->list);
   size_t bytes = parameter->count * dtype_bytes(type);
   void *weights = parameters_weight(parameters, index);
-  bool has_master = parameters->master && !parameter->frozen;
+  bool has_master = parameters->master && !parameter->frozen && !parameters->shards.size;
   if (parameters_weight_type(parameters, index) != WEIGHT_NATIVE)
     return put_reduced(parameters, parameter, path, values, type);
   if (backend->storage == type) {
@@ -223,6 +231,14 @@ static Status put(Parameters *parameters, const Parameter *parameter, const char
     return OK;
   }
   return put_converted(backend, weights, values, type, parameter->count);
+}
+
+static Status put(Parameters *parameters, const Parameter *parameter, const char *path, const void *values,
+                  DType type) {
+  TRY(put_weights(parameters, parameter, path, values, type));
+  if (parameters->shards.size && !parameter->frozen)
+    parameters_put_shard(parameters, parameters->master, parameter, values, type);
+  return OK;
 }
 
 Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed) {
@@ -294,8 +310,11 @@ static Status load_moments(Parameters *parameters, const Checkpoint *checkpoint,
         return fail(FAILED, "%s: has no tensor \"%s\"; remove the file to start the stage again",
                     checkpoint->path, name);
       TRY(check_shape(checkpoint, tensor, parameter, false));
-      parameters->backend->upload(parameters->backend, moments[k] + parameter->offset, tensor->data,
-                                  parameter->count * sizeof(float));
+      if (parameters->shards.size)
+        parameters_put_shard(parameters, moments[k], parameter, tensor->data, F32);
+      else
+        parameters->backend->upload(parameters->backend, moments[k] + parameter->offset, tensor->data,
+                                    parameter->count * sizeof(float));
     }
   }
   return OK;
@@ -342,12 +361,14 @@ Status parameters_download(const Parameters *parameters, Arena *arena, bool with
   *tensors = NEW(arena, HostTensor, sets * parameters->count);
   *count = 0;
   for (int set = 0; set < sets; set++) {
-    float *host = NEW(arena, float, parameters->total);
-    if (source[set])
+    float *host = parameters->shards.size && !comm_is_first() ? NULL : NEW(arena, float, parameters->total);
+    if (parameters->shards.size)
+      TRY(parameters_download_shard(parameters, host, source[set]));
+    else if (source[set])
       TRY(backend->download(backend, host, source[set], parameters->total * sizeof(float)));
     else
       TRY(download_weights(parameters, host, parameters->weights, parameters->total));
-    list_tensors(parameters, arena, moment_prefix[set], host, *tensors, count);
+    if (host) list_tensors(parameters, arena, moment_prefix[set], host, *tensors, count);
   }
   return OK;
 }

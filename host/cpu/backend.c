@@ -221,6 +221,7 @@ static const Backend cpu_backend = {
     .synchronize = cpu_synchronize,
     .memory = cpu_memory,
     .close = cpu_close,
+    .join = cpu_join,
     .timer_start = cpu_timer_start,
     .timer_stop = cpu_timer_stop,
     .embedding = cpu_embedding,

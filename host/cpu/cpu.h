@@ -20,6 +20,7 @@ void *cpu_workspace(Backend *backend, size_t bytes);
 /* Threads that may share an operation, and which of them this is. */
 size_t cpu_threads(void);
 size_t cpu_thread(void);
+Status cpu_join(Backend *) CHECKED; /* collectives.c */
 
 void cpu_embedding(Backend *, const Embedding *);
 void cpu_embedding_backward(Backend *, const EmbeddingBackward *);
