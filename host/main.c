@@ -37,6 +37,7 @@ static const Command commands[] = {
     {GROUP_RUN, "report", command_report, "rebuild report.html from a run directory"},
     {GROUP_DATA, "generate", command_generate,
      "the most popular replies that a trained model predicts under a post"},
+    {GROUP_DATA, "score", command_score, "the rewards of given replies, by a trained reward model"},
     {GROUP_DATA, "import", command_import, "a model folder from a Hugging Face folder or a GGUF file"},
     {GROUP_DATA, "export", command_export, "a model as a Hugging Face folder or a GGUF file"},
     {GROUP_DATA, "data", command_data,

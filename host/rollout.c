@@ -226,6 +226,16 @@ static void run_step(Rollout *r, const RolloutRequest *request, const int32_t *i
   backend->replay(backend, step->recording);
 }
 
+/* The reply so far, of slot 0. */
+static Status show(Rollout *r, const RolloutWatch *watch) {
+  Backend *backend = r->model->parameters.backend;
+  if (!watch->show) return OK;
+  TRY(backend->download(backend, r->host.length, r->device.length, sizeof(int32_t)));
+  TRY(backend->download(backend, r->host.reply, r->device.reply, sizeof(int32_t) * (size_t)r->max_reply));
+  watch->show(watch->state, r->host.reply, r->host.length[0]);
+  return OK;
+}
+
 static Status collect(Rollout *r, int count, Arena *arena, Reply *replies) {
   Backend *backend = r->model->parameters.backend;
   size_t stride = (size_t)r->max_reply, total = (size_t)count * stride;
@@ -258,6 +268,7 @@ static Status sample_posts(Rollout *r, const RolloutRequest *request, Arena *are
   r->sampling = request->sampling;
   prefill(r, request, rows);
   draw(r, request, r->device.last_row, rows);
+  TRY(show(r, &request->watch));
   int32_t *identity = r->prompts.device.rows;
   for (int i = 0; i < rows; i++) r->host.drawn[i] = i;
   backend->upload(backend, identity, r->host.drawn, sizeof(int32_t) * (size_t)rows);
@@ -265,6 +276,7 @@ static Status sample_posts(Rollout *r, const RolloutRequest *request, Arena *are
     if (step % COMPACT_EVERY == 1) TRY(compact(r, &rows));
     if (rows == 0) break;
     run_step(r, request, identity, rows);
+    TRY(show(r, &request->watch));
   }
   return collect(r, count, arena, replies);
 }

@@ -53,6 +53,12 @@ Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, cons
                         int max_posts, int samples_per_post) CHECKED;
 void rollout_free(Rollout *rollout);
 
+/* Told after each step what a reply has so far; for a request of one reply. show NULL: nobody looks. */
+typedef struct RolloutWatch {
+  void (*show)(void *state, const int32_t *tokens, int count);
+  void *state;
+} RolloutWatch;
+
 typedef struct RolloutRequest {
   const int32_t *const *prompts; /* [posts] */
   const int *prompt_lengths;     /* [posts] */
@@ -61,6 +67,7 @@ typedef struct RolloutRequest {
   RandomKey key;
   int first_sample; /* sample ids are first_sample + post * samples + i: what a sample draws depends on its id
                        alone */
+  RolloutWatch watch;
 } RolloutRequest;
 
 /* replies: [posts * samples], samples of a post together, tokens in `arena`. With several ranks all call it with

@@ -54,6 +54,9 @@ static Status open_stage(PpoStage *stage) {
   TRY(prompt_load(arena, context->input[STAGE_SFT], &stage->codec, &unused));
   TRY(ppo_open(arena, &stage->ppo, context->experiment, context->backend, context->input[STAGE_SFT],
                context->input[STAGE_REWARD], sequence_max(&stage->codec), stage->codec.max_reply_tokens));
+  if (stage->settings->critic == CRITIC_REWARD)
+    TRY(prompt_check(&stage->codec, &stage->ppo.critic.model.decoder.config,
+                     reward_model_name(context->experiment)));
   TRY(reward_model_load(arena, &stage->reward, context->backend, context->input[STAGE_REWARD],
                         &stage->ppo.policy.model));
   return rollout_allocate(arena, &stage->rollout, &stage->ppo.policy.model, &stage->codec,

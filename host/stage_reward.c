@@ -1,7 +1,10 @@
 /* The reward model: -log sigmoid(r(p, y+) - r(p, y-) - margin) over pairs of replies, trunk from the SFT
- * model; then the shift and scale that give golden replies mean 0 and variance 1, and the held-out accuracy.
- */
+ * model or another with its own tokenizer; then the shift and scale that give golden replies mean 0 and
+ * variance 1, and the held-out accuracy. */
+#include <errno.h>
+#include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/comm.h"
@@ -78,23 +81,59 @@ static Status split_pairs(PairTask *task) {
   return OK;
 }
 
+/* With the tokenizer of the model that it starts from: its own, or the policy's. */
+static Status open_codec(PairTask *task) {
+  const StageContext *context = task->context;
+  const Experiment *experiment = context->experiment;
+  const char *folder = experiment->reward.from ? experiment->reward.from : context->input[STAGE_SFT];
+  Tokenizer *tokenizer;
+  TRY(tokenizer_load(context->arena, path_join(context->arena, folder, "tokenizer.json"), &tokenizer));
+  task->reward.codec = prompt_codec(context->arena, tokenizer, experiment->data.instruction,
+                                    reward_post_tokens(experiment), reward_reply_tokens(experiment));
+  task->reward.input = experiment->reward.input;
+  return OK;
+}
+
+/* An untrained model takes its vocabulary from the tokenizer; one that is started from may have more rows. */
+static Status reward_config(const PairTask *task, DecoderConfig *config) {
+  const Experiment *experiment = task->context->experiment;
+  int tokens = tokenizer_vocab_size(task->reward.codec.tokenizer);
+  TRY(experiment_reward_model(task->context->arena, experiment, config));
+  if (!config->vocab) config->vocab = tokens;
+  if (config->vocab < tokens)
+    return fail(INVALID,
+                "reward model %s has a vocabulary of %d, its tokenizer one of %d; import the model again",
+                reward_model_name(experiment), config->vocab, tokens);
+  return prompt_check(&task->reward.codec, config, reward_model_name(experiment));
+}
+
+static Status start_model(PairTask *task) {
+  const StageContext *context = task->context;
+  const RewardSettings *settings = &context->experiment->reward;
+  Model *model = &task->reward.model;
+  const ModelParts parts = {.reward_head = true};
+  uint64_t seed = context->experiment->seed;
+  bool sft = !settings->from && !settings->preset && settings->init == REWARD_INIT_SFT;
+  const char *trained = sft ? context->input[STAGE_SFT] : settings->from;
+  DecoderConfig config;
+  TRY(open_codec(task));
+  TRY(reward_config(task, &config));
+  if (settings->adapter) {
+    char base[PATH_MAX];
+    if (!realpath(settings->from, base))
+      return fail(INVALID, "reward.from %s: %s", settings->from, strerror(errno));
+    return model_create(context->arena, model, context->backend, &config, base, parts, true, seed);
+  }
+  if (trained) return model_load(context->arena, model, context->backend, trained, parts, true, seed);
+  return model_create(context->arena, model, context->backend, &config, NULL, parts, true, seed);
+}
+
 static Status open_model(PairTask *task) {
   const StageContext *context = task->context;
   const Experiment *experiment = context->experiment;
   Backend *backend = context->backend;
   Model *model = &task->reward.model;
-  ModelParts parts = {.reward_head = true};
-  SamplingSettings unused;
-  TRY(prompt_load(context->arena, context->input[STAGE_SFT], &task->reward.codec, &unused));
-  task->reward.input = experiment->reward.input;
-  if (experiment->reward.init == REWARD_INIT_SFT) {
-    TRY(model_load(context->arena, model, backend, context->input[STAGE_SFT], parts, true, experiment->seed));
-  } else {
-    DecoderConfig config;
-    TRY(model_start(context->arena, experiment->model_preset, experiment->model_from, &config));
-    if (!config.vocab) config.vocab = tokenizer_vocab_size(task->reward.codec.tokenizer);
-    TRY(model_create(context->arena, model, backend, &config, NULL, parts, true, experiment->seed));
-  }
+  TRY(start_model(task));
   int pairs = experiment->reward.pairs_per_batch, max_tokens = 2 * pairs * sequence_max(&task->reward.codec);
   TRY(batch_allocate(context->arena, &task->batch, backend, max_tokens, 2 * pairs));
   TRY(share_allocate(context->arena, &task->share, &task->batch, 2, 2 * sequence_max(&task->reward.codec)));

@@ -7,25 +7,58 @@
 
 #include "base/comm.h"
 
-Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
-  const AdapterSettings *adapter = &experiment->adapter;
-  TRY(model_start(arena, experiment->model_preset, experiment->model_from, out));
-  if (adapter->rank == 0 && adapter->prefix_tokens == 0) return OK;
-  const char *key = adapter->rank ? "rank" : "prefix_tokens";
-  if (!experiment->model_from)
+/* The shape of an adapter of the model in folder `from`, which key names, in its description. */
+static Status add_adapter(const AdapterSettings *adapter, const char *key, const char *from,
+                          DecoderConfig *config) {
+  const char *setting = adapter->rank ? "rank" : "prefix_tokens";
+  if (!from)
     return fail(INVALID,
-                "adapter.%s is %d, but there is no \"model.from\" to adapt; name a model's folder, or "
+                "adapter.%s is %d, but there is no \"%s\" to adapt; name a model's folder, or "
                 "set adapter.%s to 0",
-                key, adapter->rank ? adapter->rank : adapter->prefix_tokens, key);
-  if (decoder_adapted(out))
+                setting, adapter->rank ? adapter->rank : adapter->prefix_tokens, key, setting);
+  if (decoder_adapted(config))
     return fail(
-        INVALID, "model.from %s is an adapter itself; %s", experiment->model_from,
-        out->prefix_tokens ? "name the model that it adapts" : "popalm export merges it into its base");
-  out->prefix_tokens = adapter->prefix_tokens;
+        INVALID, "%s %s is an adapter itself; %s", key, from,
+        config->prefix_tokens ? "name the model that it adapts" : "popalm export merges it into its base");
+  config->prefix_tokens = adapter->prefix_tokens;
   if (adapter->rank == 0) return OK;
-  out->lora =
+  config->lora =
       (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
-  return lora_targets_parse(adapter->targets, out, &out->lora);
+  return lora_targets_parse(adapter->targets, config, &config->lora);
+}
+
+static bool adapts(const AdapterSettings *adapter) { return adapter->rank || adapter->prefix_tokens; }
+
+Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
+  const char *from = experiment->model_from;
+  TRY(model_start(arena, experiment->model_preset, from, out));
+  return adapts(&experiment->adapter) ? add_adapter(&experiment->adapter, "model.from", from, out) : OK;
+}
+
+Status experiment_reward_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
+  const RewardSettings *reward = &experiment->reward;
+  if (reward->from || reward->preset) TRY(model_start(arena, reward->preset, reward->from, out));
+  if (reward->adapter) return add_adapter(&experiment->adapter, "reward.from", reward->from, out);
+  if (reward->from || reward->preset) return OK;
+  if (reward->init == REWARD_INIT_SFT) return experiment_model(arena, experiment, out);
+  return model_start(arena, experiment->model_preset, experiment->model_from, out);
+}
+
+const char *reward_model_name(const Experiment *experiment) {
+  const RewardSettings *reward = &experiment->reward;
+  const char *own = reward->from ? reward->from : reward->preset;
+  if (own) return own;
+  return experiment->model_from ? experiment->model_from : experiment->model_preset;
+}
+
+int reward_post_tokens(const Experiment *experiment) {
+  int own = experiment->reward.max_post_tokens;
+  return own ? own : experiment->data.max_post_tokens;
+}
+
+int reward_reply_tokens(const Experiment *experiment) {
+  int own = experiment->reward.max_reply_tokens;
+  return own ? own : experiment->data.max_reply_tokens;
 }
 
 ActivationsUse training_activations(const Experiment *experiment) {

@@ -7,9 +7,16 @@
 #include "metrics.h"
 #include "models/model.h"
 
-/* The model that the SFT stage trains: the preset or model.from, with the adapter's shape. vocab is 0 where the
- * tokenizer decides. */
+/* The model that the SFT stage trains: the preset or model.from, with the adapter's shape. vocab is 0 where
+ * the tokenizer decides. */
 Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
+/* The model that the reward stage trains, likewise. */
+Status experiment_reward_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
+/* The folder or preset that it starts from, for messages. */
+const char *reward_model_name(const Experiment *experiment);
+/* Tokens of the longest post and the longest reply that the reward model reads. */
+int reward_post_tokens(const Experiment *experiment);
+int reward_reply_tokens(const Experiment *experiment);
 /* How the activations of a training stage are held. */
 ActivationsUse training_activations(const Experiment *experiment);
 
@@ -17,7 +24,8 @@ ActivationsUse training_activations(const Experiment *experiment);
  * linear end at 0). */
 double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t steps);
 
-/* Clips, updates and clears the gradients; update counts from 0. The gradient norm stays in parameters->norm. */
+/* Clips, updates and clears the gradients; update counts from 0. The gradient norm stays in parameters->norm.
+ */
 void optimizer_step(Model *model, const OptimizerSettings *settings, double lr, int64_t update);
 
 /* The state file of a running stage, folder/state.safetensors. */

@@ -31,6 +31,8 @@ Status model_load(Arena *arena, Model *model, Backend *backend, const char *fold
                   bool trainable, uint64_t seed) CHECKED;
 /* The description of the model in a folder, without its weights. */
 Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) CHECKED;
+/* The folder of the base of an adapter; NULL of a whole model. */
+Status model_base(Arena *arena, const char *folder, const char **out) CHECKED;
 /* What an experiment starts from: the model in the folder `from`, or where that is NULL a preset, whose vocab
  * stays 0. */
 Status model_start(Arena *arena, const char *preset, const char *from, DecoderConfig *out) CHECKED;
