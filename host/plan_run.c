@@ -121,13 +121,13 @@ static Status open_device(const char *device, Backend **backend) {
   char own[32];
   TRY(backend_kind(device, &kind));
   if (comm.local_size > 1 && strcmp(kind, "cpu") != 0) {
-    int count = backend_devices(kind, &why);
-    if (strchr(device, ':') || comm.local_size > count)
+    int count = backend_devices(kind, &why); /* 1: a launcher that shows each rank its own (Slurm), or NCCL refuses */
+    if (strchr(device, ':') || (count > 1 && comm.local_size > count))
       return fail(INVALID,
                   "device \"%s\": %d ranks run on this machine, which has %d such devices, and each needs its "
                   "own; write \"%s\" and start one rank a device",
                   device, comm.local_size, count, kind);
-    snprintf(own, sizeof own, "%s:%d", kind, comm.local_rank);
+    snprintf(own, sizeof own, "%s:%d", kind, count > 1 ? comm.local_rank : 0);
     device = own;
   }
   TRY(backend_open(device, backend));

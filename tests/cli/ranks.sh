@@ -78,6 +78,15 @@ done
 on_ranks 0 2 "$folder/ranks4"
 expect_error '^7 of 7 stages are cached'
 
+# An adapter with dropout, whose masks belong to the tokens of the whole batch, and layers computed twice.
+adapter="--until sft --set model.from=$(echo "$folder"/alone/stages/sft-*) --set adapter.rank=4 --set adapter.dropout=0.2
+  --set memory.recompute=true"
+# shellcheck disable=SC2086
+expect_status 0 run tests/cli/tiny.json --out "$folder/adapter1" $adapter
+# shellcheck disable=SC2086
+on_ranks 0 3 "$folder/adapter3" $adapter
+same "$folder"/adapter1/stages/sft-*/metrics.jsonl "$folder"/adapter3/stages/sft-*/metrics.jsonl 1e-5
+
 # An error that all ranks meet is said once.
 on_ranks 2 2 "$folder/wrong" --set sft.epochs=-1
 [ "$(grep -c 'sft.epochs' "$folder/err")" = 1 ] || complain "one line of error expected"
