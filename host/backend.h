@@ -514,9 +514,10 @@ struct Backend {
   void (*grad_norm)(Backend *, const GradNorm *);
   void (*adamw)(Backend *, const AdamW *);
 
-  /* attention as it is computed without a kernel of one's own, for benchmarks to compare with: variant `which`
-   * from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
+  /* attention as other kernels compute it (without fusion; those for any GPU), for benchmarks to compare with: variant
+   * `which` from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
   bool (*attention_baseline)(Backend *, const Attention *, int which, const char **name);
+  bool (*attention_backward_baseline)(Backend *, const AttentionBackward *, int which, const char **name);
 };
 
 /* Opens the backend named by "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:n". */
