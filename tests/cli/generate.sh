@@ -9,7 +9,7 @@ cat >"$folder/posts" <<'JSON'
 {"post": "the first post", "id": 12345678901234567890, "x": {"a": [1.0, null, "}"]}}
 
 { "id":2 , "weibo": "今天\u4e0b雨 😀" }
-  {"post":"the third","like":1e300}
+  {"post":"the third","like":1e300}  
 JSON
 # many at once are as one at a time
 for batch in 1 2 3 16; do
