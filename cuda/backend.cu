@@ -181,6 +181,7 @@ void record_free(Backend *backend, void *recording) {
 
 void close_device(Backend *backend) {
   Device *device = device_of(backend);
+  cuda_leave(device);
   if (device->stream) cudaStreamSynchronize(device->stream);
   free_retired(device);
   cublaslt_close(device->library);
@@ -239,6 +240,7 @@ void fill_table(Device *device) {
   b.timer_start = timer_start;
   b.timer_stop = timer_stop;
   b.close = close_device;
+  b.join = cuda_join;
   b.records = true;
   b.record_begin = record_begin;
   b.record_end = record_end;

@@ -18,6 +18,7 @@ struct CudaState {
       *grid_counter; /* device, one word whose lower 31 bits are 0 at rest: see grid_barrier, last_block */
   void *workspace;   /* device scratch, see cuda_workspace */
   size_t workspace_bytes;
+  struct NcclGroup *ranks;  /* NULL until cuda_join */
   struct CublasLt *library; /* for cuda_product; NULL: every product goes by the kernel of product.cu */
   const char *failed;       /* kernel or call of the first error, or NULL */
   int error;                /* its cudaError_t */
@@ -60,6 +61,10 @@ void cuda_product_plain(Backend *backend, const Product *product);
 CublasLt *cublaslt_open(void);
 void cublaslt_close(CublasLt *library);
 size_t cublaslt_version(const CublasLt *library); /* as CUBLAS_VERSION: 130100 is 13.1 */
+
+/* Backend.join, and its end (backend_collectives.cu). */
+Status cuda_join(Backend *backend);
+void cuda_leave(CudaState *state);
 
 /* The launchers, one an operation, each in the file of its name. */
 void cuda_embedding(Backend *backend, const Embedding *op);

@@ -35,7 +35,7 @@ enum { ROLLOUT_STEPS = 6 }; /* max_rows, its half, ... */
 
 typedef struct Rollout {
   const Model *model;
-  int max_posts, max_rows, max_reply;
+  int max_posts, max_rows, max_reply; /* of this rank */
   int32_t eos;
   SamplingSettings sampling; /* that the recordings were made with */
   RolloutStep steps[ROLLOUT_STEPS];
@@ -48,7 +48,7 @@ typedef struct Rollout {
   float *device_logits, *device_logprob, *device_reply_logprob; /* [rows, V], [rows], [slots, max_reply] */
 } Rollout;
 
-/* Buffers for up to max_posts posts of samples_per_post samples. */
+/* Buffers for up to max_posts posts of samples_per_post samples, over all ranks. */
 Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, const PromptCodec *codec,
                         int max_posts, int samples_per_post) CHECKED;
 void rollout_free(Rollout *rollout);
@@ -70,7 +70,8 @@ typedef struct RolloutRequest {
   RolloutWatch watch;
 } RolloutRequest;
 
-/* replies: [posts * samples], samples of a post together, tokens in `arena`. */
+/* replies: [posts * samples], samples of a post together, tokens in `arena`. With several ranks all call it with
+ * the same request; each samples the replies to a part of the posts, and all get all. */
 Status rollout_run(Rollout *rollout, const RolloutRequest *request, Arena *arena, Reply *replies) CHECKED;
 
 #endif

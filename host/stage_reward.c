@@ -7,10 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "base/hash.h"
 #include "dataset.h"
 #include "progress.h"
 #include "reward_model.h"
+#include "share.h"
 #include "stage.h"
 #include "trainer.h"
 
@@ -29,7 +31,8 @@ typedef struct PairTask {
   RewardModel reward; /* its model is the one trained; activations etc. are those of scoring */
   Activations activations;
   ModelRows rows;
-  Batch batch;
+  Batch batch;      /* the whole one, the same at all ranks */
+  BatchShare share; /* this rank's pairs */
   float *device_reward, *device_loss, *device_margin;
   int64_t *order, *held_out; /* lines of the pairs file: for training, never trained on */
   int64_t train_count, held_count;
@@ -132,10 +135,12 @@ static Status open_model(PairTask *task) {
   Model *model = &task->reward.model;
   TRY(start_model(task));
   int pairs = experiment->reward.pairs_per_batch, max_tokens = 2 * pairs * sequence_max(&task->reward.codec);
+  TRY(batch_allocate(context->arena, &task->batch, backend, max_tokens, 2 * pairs));
+  TRY(share_allocate(context->arena, &task->share, &task->batch, 2, 2 * sequence_max(&task->reward.codec)));
+  max_tokens = task->share.mine->max_tokens;
   TRY(activations_allocate(&task->activations, context->arena, &model->decoder.config, backend, max_tokens,
                            training_activations(experiment)));
   TRY(model_rows_allocate(&task->rows, model, 2 * pairs, true));
-  TRY(batch_allocate(context->arena, &task->batch, backend, max_tokens, 2 * pairs));
   size_t bytes = sizeof(float) * (size_t)pairs;
   TRY(backend->alloc(backend, 2 * bytes, "rewards", (void **)&task->device_reward));
   TRY(backend->alloc(backend, bytes, "losses", (void **)&task->device_loss));
@@ -175,26 +180,52 @@ static Status fill_batch(PairTask *task, float *margin) {
   return status;
 }
 
-static Status train_batch(PairTask *task, const float *margin, double lr, double *loss, double *accuracy) {
+/* Loss and accuracy over the whole batch. */
+static Status read_batch(PairTask *task, double *loss, double *accuracy) {
+  Backend *backend = task->context->backend;
+  int pairs = task->share.groups, all = task->batch.sequences / 2;
+  Arena scratch = {0};
+  float *host = NEW(&scratch, float, 3 * pairs);
+  Status status = backend->download(backend, host, task->device_reward, sizeof(float) * 2 * (size_t)pairs);
+  if (status == OK)
+    status = backend->download(backend, host + 2 * pairs, task->device_loss, sizeof(float) * (size_t)pairs);
+  double sums[2] = {0};
+  for (int i = 0; i < pairs; i++) {
+    sums[0] += (double)host[2 * pairs + i] / all;
+    sums[1] += (host[2 * i] > host[2 * i + 1]) / (double)all;
+  }
+  arena_free(&scratch);
+  TRY(status);
+  comm_sum(sums, 2);
+  *loss = sums[0];
+  *accuracy = sums[1];
+  return OK;
+}
+
+/* margin: of the whole batch's pairs; overwritten */
+static Status train_batch(PairTask *task, float *margin, double lr, double *loss, double *accuracy) {
   const RewardSettings *settings = &task->context->experiment->reward;
   Backend *backend = task->context->backend;
   Model *model = &task->reward.model;
   Parameters *parameters = &model->parameters;
-  int pairs = task->batch.sequences / 2;
-  batch_upload(&task->batch);
+  share_deal(&task->share);
+  Batch *batch = task->share.mine;
+  int pairs = task->share.groups;
+  for (int i = 0; i < pairs; i++) margin[i] = margin[task->share.group[i]];
+  batch_upload(batch);
   backend->upload(backend, task->device_margin, margin, sizeof(float) * (size_t)pairs);
   RandomKey key = {task->context->experiment->seed, RANDOM_DROPOUT_REWARD, (uint32_t)task->step};
-  DecoderDropout dropout = batch_dropout(&task->batch, key);
-  DecoderInput input = batch_input(&task->batch);
+  DecoderDropout dropout = batch_dropout(batch, key);
+  DecoderInput input = batch_input(batch);
   input.dropout = &dropout;
   decoder_forward(&model->decoder, &task->activations, &input);
-  model_rows_forward(model, &task->activations, &task->rows, task->batch.device.rows, 2 * pairs);
+  model_rows_forward(model, &task->activations, &task->rows, batch->device.rows, 2 * pairs);
   backend->reward_head(backend, &(RewardHead){.hidden = task->rows.normed,
                                               .weight = parameters_weight(parameters, model->reward_weight),
                                               .bias = parameters_weight(parameters, model->reward_bias),
                                               .margin = task->device_margin,
                                               .smoothing = (float)settings->smoothing,
-                                              .scale = 1.0f / (float)pairs,
+                                              .scale = 1.0f / (float)(task->batch.sequences / 2),
                                               .reward = task->device_reward,
                                               .loss = task->device_loss,
                                               .dhidden = task->rows.dnormed,
@@ -202,20 +233,9 @@ static Status train_batch(PairTask *task, const float *margin, double lr, double
                                               .dbias = parameters_grad(parameters, model->reward_bias),
                                               .pairs = pairs,
                                               .hidden_size = model->decoder.config.hidden});
-  model_rows_backward(model, &task->activations, &task->rows, task->batch.device.rows, 2 * pairs, &input);
+  model_rows_backward(model, &task->activations, &task->rows, batch->device.rows, 2 * pairs, &input);
   optimizer_step(model, &settings->optimizer, lr, task->step);
-  Arena scratch = {0};
-  float *host = NEW(&scratch, float, 3 * pairs);
-  Status status = backend->download(backend, host, task->device_reward, sizeof(float) * 2 * (size_t)pairs);
-  if (status == OK)
-    status = backend->download(backend, host + 2 * pairs, task->device_loss, sizeof(float) * (size_t)pairs);
-  *loss = *accuracy = 0;
-  for (int i = 0; i < pairs; i++) {
-    *loss += (double)host[2 * pairs + i] / pairs;
-    *accuracy += (host[2 * i] > host[2 * i + 1]) / (double)pairs;
-  }
-  arena_free(&scratch);
-  return status;
+  return read_batch(task, loss, accuracy);
 }
 
 static Status reward_step(PairTask *task, double *loss) {
@@ -386,7 +406,8 @@ static Status write_results(PairTask *task) {
   if (deviation <= 0)
     progress_say(
         "warning: the reward model gives all golden replies the same reward; PPO has nothing to follow");
-  Status status = json_write(path_join(arena, context->folder, "reward.json"), object);
+  Status status = OK;
+  if (comm_is_first()) status = json_write(path_join(arena, context->folder, "reward.json"), object);
   cJSON_Delete(object);
   return status;
 }
@@ -409,6 +430,7 @@ Status stage_reward(const StageContext *context) {
   activations_free(&task.activations, backend);
   model_rows_free(&task.rows, backend);
   batch_free(&task.batch);
+  share_free(&task.share);
   float *memory[] = {task.device_reward, task.device_loss, task.device_margin};
   for (int i = 0; i < 3; i++)
     if (memory[i]) backend->free(backend, memory[i]);

@@ -34,6 +34,7 @@ typedef struct TrainingState {
   const CheckpointSettings *settings;
   int64_t saved_step;
   double saved_at; /* seconds_now() */
+  bool stopping;   /* a rank was asked to stop: what all agreed upon in state_due */
 } TrainingState;
 
 /* Looks for a state. With one: loads parameters and optimizer of `models` (their tensors are told apart by a
@@ -41,10 +42,10 @@ typedef struct TrainingState {
  * is NULL. */
 Status state_open(Arena *arena, TrainingState *state, const CheckpointSettings *settings, const char *folder,
                   Model *const *models, int count, cJSON **meta) CHECKED;
-/* True when it is time to save, or when the process was asked to stop. */
-bool state_due(const TrainingState *state, int64_t step);
+/* True when it is time to save, or when a process was asked to stop; the same on all ranks, which must all ask. */
+bool state_due(TrainingState *state, int64_t step);
 /* Saves after metrics were synced; takes ownership of meta. Returns INTERRUPTED after saving if asked to
- * stop. */
+ * stop. All ranks call it; the file does not depend on their number. */
 Status state_save(TrainingState *state, int64_t step, Model *const *models, int count, Metrics *metrics,
                   cJSON *meta) CHECKED;
 /* After the stage's results are written. */

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "safetensors.h"
 
 enum { MODEL_FORMAT = 1 };
@@ -132,7 +133,8 @@ Status model_save(const Model *model, const char *folder) {
   if (status == OK) {
     cJSON *meta = model_meta(&model->decoder.config);
     if (model->base) cJSON_AddStringToObject(meta, "base", model->base);
-    status = checkpoint_write(path_join(&arena, folder, "model.safetensors"), tensors, count, meta, false);
+    if (comm_is_first())
+      status = checkpoint_write(path_join(&arena, folder, "model.safetensors"), tensors, count, meta, false);
     cJSON_Delete(meta);
   }
   arena_free(&arena);

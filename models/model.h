@@ -40,7 +40,7 @@ Status model_start(Arena *arena, const char *preset, const char *from, DecoderCo
 cJSON *model_meta(const DecoderConfig *config);
 /* The description in such metadata; path is for messages. */
 Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) CHECKED;
-/* Writes folder/model.safetensors; of a model with an adapter only what was trained. */
+/* Writes folder/model.safetensors; of a model with an adapter only what was trained. All ranks of a job call it. */
 Status model_save(const Model *model, const char *folder) CHECKED;
 void model_free(Model *model);
 
