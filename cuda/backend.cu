@@ -235,6 +235,7 @@ void fill_table(Device *device) {
   b.synchronize = synchronize;
   b.memory = device_memory;
   b.attention_baseline = cuda_attention_baseline;
+  b.attention_backward_baseline = cuda_attention_backward_baseline;
   b.timer_start = timer_start;
   b.timer_stop = timer_stop;
   b.close = close_device;
@@ -298,6 +299,7 @@ Status cuda_backend_open(int index, Backend **out) {
   Device *device = new (std::nothrow) Device();
   if (!device) return fail(FAILED, "out of memory for the backend cuda:%d; close other programs", index);
   device->sm_count = properties.multiProcessorCount;
+  device->hopper = properties.major == 9;
   snprintf(device->name, sizeof device->name, "cuda:%d", index);
   fill_table(device);
   error = make_streams(device);

@@ -12,6 +12,7 @@ struct CUstream_st;
 
 struct CudaState {
   int sm_count;        /* multiprocessors */
+  bool hopper;         /* the attention kernels for compute capability 9.0 are used where they fit */
   CUstream_st *stream; /* everything runs on it, in order */
   uint32_t
       *grid_counter; /* device, one word whose lower 31 bits are 0 at rest: see grid_barrier, last_block */
@@ -96,8 +97,20 @@ void cuda_ppo_advantage(Backend *backend, const PpoAdvantage *op);
 void cuda_ppo_loss(Backend *backend, const PpoLoss *op);
 void cuda_grad_norm(Backend *backend, const GradNorm *op);
 void cuda_adamw(Backend *backend, const AdamW *op);
-/* Of backend_baseline.cu; for benchmarks only. */
+
+/* The two kernels behind cuda_attention and behind cuda_attention_backward: those for compute capability 9.0 are
+ * tried first; they return false, having done nothing, where they do not fit. */
+bool cuda_attention_hopper(Backend *backend, const Attention *op);
+void cuda_attention_portable(Backend *backend, const Attention *op);
+bool cuda_attention_backward_hopper(Backend *backend, const AttentionBackward *op, const float *delta);
+void cuda_attention_backward_portable(Backend *backend, const AttentionBackward *op);
+
+/* For benchmarks only: attention_baseline.cu, backend_baseline.cu (with cuBLAS). */
 bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, const char **name);
+bool cuda_attention_backward_baseline(Backend *backend, const AttentionBackward *op, int which,
+                                      const char **name);
+bool cuda_attention_unfused(Backend *backend, const Attention *op, const char **name);
+
 void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 
 #endif

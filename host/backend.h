@@ -31,6 +31,14 @@ typedef struct Backend Backend;
 typedef enum DType { F32, BF16, I32, U8 } DType;
 size_t dtype_bytes(DType type);
 
+/* How a matrix that is only read stands in memory. WEIGHT_NATIVE is the backend's storage type; a row of
+ * WEIGHT_INT8 is blocks of 32 values, each an fp16 scale and 32 signed bytes, value = scale * byte (GGUF's Q8_0),
+ * the last one filled up with zeros. Every operation computes what it would from the native weights of the same
+ * values. */
+typedef enum WeightType { WEIGHT_NATIVE, WEIGHT_BF16, WEIGHT_INT8 } WeightType;
+enum { INT8_BLOCK = 32, INT8_BLOCK_BYTES = 34 };
+size_t weight_row_bytes(WeightType type, DType storage, int columns);
+
 /* B packed sequences: sequence b holds tokens cu_seqlens[b] .. cu_seqlens[b+1]-1. */
 typedef struct Sequences {
   const int32_t *cu_seqlens; /* [count+1], device */
@@ -47,6 +55,7 @@ typedef struct Embedding {
   const void *token_table;    /* [V, H] */
   const void *position_table; /* [max_positions, H], or NULL: rope models have none */
   void *out;                  /* [rows, H] */
+  WeightType table_type;      /* of both tables */
 } Embedding;
 
 typedef struct EmbeddingBackward {
@@ -67,6 +76,7 @@ typedef struct Linear {
   bool accumulate; /* y += instead of y = */
   int y_stride;    /* elements between rows of y; 0: out */
   float scale;     /* 0: 1 */
+  WeightType weight_type;
 } Linear;
 
 /* dx = scale dy W; dW += scale dyt x; dbias += column sums of dy. Any output may be NULL. */
@@ -81,6 +91,7 @@ typedef struct LinearBackward {
   bool accumulate; /* dx += instead of dx = */
   int dy_stride;   /* elements between rows of dy; 0: out */
   float scale;     /* 0: 1 */
+  WeightType weight_type;
 } LinearBackward;
 
 typedef enum NormKind { NORM_LAYER, NORM_RMS } NormKind;
@@ -249,6 +260,7 @@ typedef struct Vocab {
   float *logprob;         /* [rows] log p(target); may be NULL */
   float *entropy;         /* [rows] nats; may be NULL */
   int rows, hidden_size, vocab;
+  WeightType weight_type;
 } Vocab;
 
 /* The backward pass, which recomputes the logits, so that for a cross-entropy (whose dlogprob is
@@ -263,6 +275,7 @@ typedef struct VocabBackward {
   void *dhidden;         /* [rows, H] */
   void *dweight;         /* [V, H], accumulated; or NULL */
   int rows, hidden_size, vocab;
+  WeightType weight_type;
 } VocabBackward;
 
 /* logits = hidden Wt in fp32, for sampling */
@@ -270,6 +283,7 @@ typedef struct VocabLogits {
   const void *hidden, *weight;
   float *logits; /* [rows, V] */
   int rows, hidden_size, vocab;
+  WeightType weight_type;
 } VocabLogits;
 
 /* Draws one token a row from softmax(logits / temperature) cut to the top_k most likely (0: all) and
@@ -500,9 +514,10 @@ struct Backend {
   void (*grad_norm)(Backend *, const GradNorm *);
   void (*adamw)(Backend *, const AdamW *);
 
-  /* attention as it is computed without a kernel of one's own, for benchmarks to compare with: variant `which`
-   * from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
+  /* attention as other kernels compute it (without fusion; those for any GPU), for benchmarks to compare with: variant
+   * `which` from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
   bool (*attention_baseline)(Backend *, const Attention *, int which, const char **name);
+  bool (*attention_backward_baseline)(Backend *, const AttentionBackward *, int which, const char **name);
 };
 
 /* Opens the backend named by "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:n". */

@@ -105,7 +105,7 @@ static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
       "reward", reward.trained,
       (double)activations_bytes(&reward.config, storage, 2 * e->reward.pairs_per_batch * rated, use));
   double scorers = reward.fixed + (critic ? reward.trained : 0);
-  if (reward.config.lora.rank && !e->reward.from)
+  if (decoder_adapted(&reward.config) && !e->reward.from)
     scorers -= (critic ? 2 : 1) * reward.shared; /* its base is the policy's */
   print_memory(
       "ppo", policy.trained + policy.fixed - policy.shared + scorers,

@@ -152,6 +152,7 @@ typedef struct AdapterSettings {
   double alpha, dropout;
   const char *targets; /* names of LoraTarget, with commas */
   int prefix_tokens;   /* 0: none */
+  WeightType base;     /* what the frozen matrices stand in */
 } AdapterSettings;
 
 typedef struct CheckpointSettings {

@@ -193,6 +193,9 @@ const ExperimentKey experiment_keys[] = {
      .help = "What gets one, with commas: q, k, v, or qkv as a whole; proj, gate, up, down."},
     INT("adapter.prefix_tokens", adapter.prefix_tokens, 0, PREFIX_TOKENS_MOST, "0",
         "Trained keys and values of so many tokens before every sequence, in every layer (P-tuning v2); 0: none."),
+    ENUM("adapter.base", adapter.base, base_names, "\"native\"",
+         "What the frozen matrices under an adapter stand in: native (fp32 on the CPU, bf16 on a GPU), bf16, or "
+         "int8 in blocks of 32 with a scale each."),
 
     SECTION("sft", "Supervised fine-tuning: the likelihood of the replies."),
     POSITIVE("sft.epochs", sft.epochs, 10000, "3",

@@ -129,15 +129,17 @@ static void forward(Ppo *ppo, Learner *learner) {
 
 static void logprobs(Ppo *ppo, const Learner *learner, float *logprob, float *entropy) {
   const Decoder *decoder = &learner->model.decoder;
-  ppo->backend->vocab(ppo->backend,
-                      &(Vocab){.hidden = learner->rows.normed,
-                               .weight = parameters_weight(&learner->model.parameters, decoder->vocab_weight),
-                               .targets = ppo->batch.device.targets,
-                               .logprob = logprob,
-                               .entropy = entropy,
-                               .rows = ppo->batch.rows,
-                               .hidden_size = decoder->config.hidden,
-                               .vocab = decoder->config.vocab});
+  ppo->backend->vocab(
+      ppo->backend,
+      &(Vocab){.hidden = learner->rows.normed,
+               .weight = parameters_weight(&learner->model.parameters, decoder->vocab_weight),
+               .weight_type = parameters_weight_type(&learner->model.parameters, decoder->vocab_weight),
+               .targets = ppo->batch.device.targets,
+               .logprob = logprob,
+               .entropy = entropy,
+               .rows = ppo->batch.rows,
+               .hidden_size = decoder->config.hidden,
+               .vocab = decoder->config.vocab});
 }
 
 static Learner *critic_of(Ppo *ppo) {
@@ -335,16 +337,18 @@ static void backward(Ppo *ppo) {
   Decoder *decoder = &policy->model.decoder;
   DecoderInput input = batch_input(&ppo->batch);
   backend->vocab_backward(
-      backend, &(VocabBackward){.hidden = policy->rows.normed,
-                                .weight = parameters_weight(&policy->model.parameters, decoder->vocab_weight),
-                                .targets = ppo->batch.device.targets,
-                                .dlogprob = ppo->device.mb_dlogprob,
-                                .dentropy = ppo->settings->entropy_coef != 0 ? ppo->device.mb_dentropy : NULL,
-                                .dhidden = policy->rows.dnormed,
-                                .dweight = parameters_grad(&policy->model.parameters, decoder->vocab_weight),
-                                .rows = ppo->batch.rows,
-                                .hidden_size = decoder->config.hidden,
-                                .vocab = decoder->config.vocab});
+      backend, &(VocabBackward){
+                   .hidden = policy->rows.normed,
+                   .weight = parameters_weight(&policy->model.parameters, decoder->vocab_weight),
+                   .weight_type = parameters_weight_type(&policy->model.parameters, decoder->vocab_weight),
+                   .targets = ppo->batch.device.targets,
+                   .dlogprob = ppo->device.mb_dlogprob,
+                   .dentropy = ppo->settings->entropy_coef != 0 ? ppo->device.mb_dentropy : NULL,
+                   .dhidden = policy->rows.dnormed,
+                   .dweight = parameters_grad(&policy->model.parameters, decoder->vocab_weight),
+                   .rows = ppo->batch.rows,
+                   .hidden_size = decoder->config.hidden,
+                   .vocab = decoder->config.vocab});
   Model *model = &critic->model;
   backend->scalar_head_backward(
       backend, &(ScalarHeadBackward){.hidden = critic->rows.normed,

@@ -132,12 +132,14 @@ static void draw(Rollout *r, const RolloutRequest *request, const int32_t *index
   const DecoderConfig *config = &model->decoder.config;
   model_rows_forward(model, &r->activations, &r->normed, index, rows);
   backend->vocab_logits(
-      backend, &(VocabLogits){.hidden = r->normed.normed,
-                              .weight = parameters_weight(&model->parameters, model->decoder.vocab_weight),
-                              .logits = r->device_logits,
-                              .rows = rows,
-                              .hidden_size = config->hidden,
-                              .vocab = config->vocab});
+      backend,
+      &(VocabLogits){.hidden = r->normed.normed,
+                     .weight = parameters_weight(&model->parameters, model->decoder.vocab_weight),
+                     .weight_type = parameters_weight_type(&model->parameters, model->decoder.vocab_weight),
+                     .logits = r->device_logits,
+                     .rows = rows,
+                     .hidden_size = config->hidden,
+                     .vocab = config->vocab});
   backend->sample(backend, &(Sample){.logits = r->device_logits,
                                      .rows = rows,
                                      .vocab = config->vocab,

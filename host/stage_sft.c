@@ -112,6 +112,7 @@ static void sft_pass(Sft *sft, bool backward) {
   Parameters *parameters = &sft->model.parameters;
   const DecoderConfig *config = &sft->model.decoder.config;
   const void *vocab_weight = parameters_weight(parameters, sft->model.decoder.vocab_weight);
+  WeightType vocab_type = parameters_weight_type(parameters, sft->model.decoder.vocab_weight);
   batch_upload(batch);
   RandomKey key = {sft->context->experiment->seed, RANDOM_DROPOUT_SFT, (uint32_t)sft->step};
   DecoderDropout dropout = batch_dropout(batch, key);
@@ -125,6 +126,7 @@ static void sft_pass(Sft *sft, bool backward) {
     backend->vocab_backward(
         backend, &(VocabBackward){.hidden = sft->rows.normed,
                                   .weight = vocab_weight,
+                                  .weight_type = vocab_type,
                                   .targets = batch->device.targets,
                                   .dlogprob = sft->device_dlogprob,
                                   .logprob = sft->device_logprob,
@@ -137,6 +139,7 @@ static void sft_pass(Sft *sft, bool backward) {
   } else {
     backend->vocab(backend, &(Vocab){.hidden = sft->rows.normed,
                                      .weight = vocab_weight,
+                                     .weight_type = vocab_type,
                                      .targets = batch->device.targets,
                                      .logprob = sft->device_logprob,
                                      .rows = batch->rows,

@@ -21,6 +21,7 @@ static Status add_adapter(const AdapterSettings *adapter, const char *key, const
         INVALID, "%s %s is an adapter itself; %s", key, from,
         config->prefix_tokens ? "name the model that it adapts" : "popalm export merges it into its base");
   config->prefix_tokens = adapter->prefix_tokens;
+  config->base = adapter->base;
   if (adapter->rank == 0) return OK;
   config->lora =
       (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};

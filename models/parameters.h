@@ -20,7 +20,8 @@ typedef struct Parameter {
   const char *name;
   int rank;
   int64_t shape[2];
-  size_t offset, count; /* elements, in the arenas below */
+  size_t offset; /* elements, in the arenas below; of a frozen one bytes, in frozen */
+  size_t count;  /* elements */
   Init init;
   double init_std;
   bool frozen;
@@ -31,11 +32,12 @@ typedef struct Parameters {
   Parameter *list;
   int count, capacity;
   size_t total, decay_total; /* elements with padding; [0, decay_total) are matrices, which decay */
-  size_t frozen_total;       /* of the frozen ones, in their allocation */
+  size_t frozen_total;       /* bytes of the frozen ones, in their allocation */
   bool trainable;
   bool declare_frozen; /* what parameters_add declares is frozen */
+  WeightType base;     /* what frozen matrices stand in */
   bool borrowed;       /* frozen belongs to another model, which must live longer */
-  void *frozen;        /* storage type */
+  void *frozen;        /* matrices as base says, vectors in the storage type */
   void *weights;       /* storage type */
   float *master;       /* fp32; the same memory as weights where the storage type is fp32 */
   float *m, *v;        /* Adam's moments */
@@ -64,6 +66,8 @@ void parameters_free(Parameters *parameters);
 /* Device addresses of tensor `index`; NULL for index -1 (a tensor that the model does not have). Frozen
  * tensors have no gradient: NULL. */
 void *parameters_weight(const Parameters *parameters, int index);
+/* What that tensor stands in: the base's type of a frozen matrix. */
+WeightType parameters_weight_type(const Parameters *parameters, int index);
 void *parameters_grad(const Parameters *parameters, int index);
 
 /* Random values for the tensors whose name starts with prefix ("": all) and that are not frozen. */

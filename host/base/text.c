@@ -168,6 +168,12 @@ void file_unmap(FileMap *map) {
   *map = (FileMap){"", 0};
 }
 
+void file_release(const FileMap *map, const void *from, size_t length) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), first = (size_t)((const char *)from - map->data) / page * page;
+  size_t end = (size_t)((const char *)from - map->data) + length;
+  if (length > 0) madvise((void *)(uintptr_t)(map->data + first), end - first, MADV_DONTNEED);
+}
+
 void sync_folder(const char *path) {
   Arena arena = {0};
   int fd = open(path_folder(&arena, path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

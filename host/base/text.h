@@ -41,6 +41,8 @@ typedef struct FileMap {
 } FileMap;
 Status file_map(const char *path, FileMap *out) CHECKED;
 void file_unmap(FileMap *map);
+/* The pages of [from, from + length) of the map need not stay in memory; they can still be read. */
+void file_release(const FileMap *map, const void *from, size_t length);
 
 /* Writes path atomically: a temporary name beside it, fsync, rename, fsync of the folder. */
 Status file_write(const char *path, const void *data, size_t length) CHECKED;

@@ -1,5 +1,5 @@
 # generate with posts as JSON lines, many at once, and one reply shown while it is drawn: the same replies whichever way,
-# other keys kept to the byte, wrong lines named. score says of given replies what generate says.
+# other keys kept to the byte, wrong lines named.
 . tests/cli/lib.sh
 export OMP_NUM_THREADS=1
 expect_status 0 run tests/cli/tiny.json --out "$folder/runs"
@@ -9,7 +9,7 @@ cat >"$folder/posts" <<'JSON'
 {"post": "the first post", "id": 12345678901234567890, "x": {"a": [1.0, null, "}"]}}
 
 { "id":2 , "weibo": "今天\u4e0b雨 😀" }
-  {"post":"the third","like":1e300}
+  {"post":"the third","like":1e300}  
 JSON
 # many at once are as one at a time
 for batch in 1 2 3 16; do
@@ -38,14 +38,6 @@ expect_status 0 generate "$run" --post "the first post" --stream --seed 3
 cmp -s "$folder/out" "$folder/whole" || complain "the stream should be the line: $(cat "$folder/whole")"
 expect_output '^1\. .*  \(reward -?[0-9.]+\)$'
 
-# score: PPO's samples by their texts, and what it is given comes back
-samples=$(echo "$folder"/runs/stages/ppo-*/samples.jsonl) reward=$(echo "$folder"/runs/stages/reward-*)
-sed 's/"reward":[^,]*,//' "$samples" >"$folder/rows"
-expect_status 0 score "$reward" --lines "$folder/rows"
-[ "$(wc -l <"$folder/out")" = "$(wc -l <"$samples")" ] || complain "a row a reply"
-[ "$(sed 's/.*"reward_model":\([^,]*\),.*"reward":\(.*\)}/\1/' "$folder/out")" = "$(sed 's/.*"reward":\(.*\)}/\1/' "$folder/out")" ] ||
-  complain "the rewards should be those that PPO had"
-
 # wrong lines, after the answers to those before
 wrong() {
   printf '%s\n' "$1" >"$folder/wrong"
@@ -62,7 +54,7 @@ wrong '{"post": "a",}' '/wrong:1:13: a comma before .}.; remove it$'
 wrong '["a"]' '/wrong:1:1: a row is an object; write one \{...\} a line$'
 wrong '{"post": "a", "replies": []}' '/wrong:1:15: "replies" is there already; rename or remove it$'
 wrong "$(printf '{"post": "\377"}')" '/wrong:1:11: byte 0xFF is not valid UTF-8'
-expect_wrong_usage '"reply" is missing' score "$reward" --lines "$folder/posts"
+expect_wrong_usage '"reply" is missing' score "$(echo "$folder"/runs/stages/reward-*)" --lines "$folder/posts"
 expect_wrong_usage 'gone: No such file' generate "$run" --lines "$folder/gone"
 expect_wrong_usage 'exclude each other' generate "$run" --lines "$folder/posts" --post x
 expect_wrong_usage '--stream shows one reply' generate "$run" --post x --stream -n 2

@@ -13,10 +13,12 @@ mkdir "$folder/bert"
 } >"$folder/bert/vocab.txt"
 echo '{"do_lower_case": true}' >"$folder/bert/tokenizer_config.json"
 
-# A Llama form with that vocabulary, as a user would have it: a folder that popalm import wrote.
+# A Llama form with that vocabulary, as a user would have it: popalm import of a folder with a vocab.txt.
 expect_status 0 run tests/cli/tiny.json --out "$folder/other" --until sft --set tokenizer.path="$folder/bert" \
   --set model.preset=llama-tiny --set sft.epochs=1 --set data.max_post_tokens=48
 expect_status 0 export "$(echo "$folder"/other/stages/sft-*)" "$folder/hf"
+rm "$folder/hf/tokenizer.json"
+cp "$folder/bert/"* "$folder/hf"
 expect_status 0 import "$folder/hf" "$folder/judge"
 expect_output 'imported .*\(llama: 2 layers, hidden 128'
 
@@ -38,6 +40,14 @@ for dev in 1 2; do
   want=$(printf '%s' "$row" | sed 's/.*"text":\("[^"]*"\),"reward":\([-0-9.e]*\).*/\1 \2/')
   [ "$said" = "$want" ] || complain "generate says $said, the evaluation $want"
 done
+
+# score says of PPO's samples what PPO was told
+samples=$(echo "$folder"/a/stages/ppo-*/samples.jsonl)
+sed 's/"reward":[^,]*,//' "$samples" >"$folder/rows"
+expect_status 0 score "$reward" --lines "$folder/rows"
+[ "$(wc -l <"$folder/out")" = "$(wc -l <"$samples")" ] || complain "a row a sample"
+[ "$(sed 's/.*"reward_model":\([^,]*\),.*/\1/' "$folder/out")" = "$(sed 's/.*,"reward":\(.*\)}/\1/' "$folder/out")" ] ||
+  complain "PPO's rewards should be those of the texts"
 
 # the stage's key: what it reads, and not the SFT model, which it does not
 keys() {
@@ -81,6 +91,9 @@ expect_status 0 run tests/cli/tiny.json --out "$folder/c" $own --set ppo.critic=
 
 # shellcheck disable=SC2086
 expect_wrong_usage '"ppo.critic" is "reward", but the reward model of "reward.from" has another tokenizer' check tests/cli/tiny.json $own --set ppo.critic=reward
+# shellcheck disable=SC2086
+expect_wrong_usage '"ppo.critic" is "reward", but the reward model of "reward.from" has another tokenizer' check tests/cli/tiny.json $own --set ppo.critic=reward \
+  --set tokenizer.path="$policy/tokenizer.json"
 # shellcheck disable=SC2086
 expect_wrong_usage 'remove one of the two' check tests/cli/tiny.json $own --set reward.init=random
 # shellcheck disable=SC2086

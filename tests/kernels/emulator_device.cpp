@@ -139,6 +139,8 @@ void *cuda_workspace(Backend *backend, size_t bytes) {
   return state->workspace;
 }
 
+bool cuda_attention_unfused(Backend *, const Attention *, const char **) { return false; }
+
 void cuda_note(CudaState *, int error, const char *what) {
   fprintf(stderr, "emulator: %s: error %d\n", what, error);
   abort();
@@ -148,6 +150,7 @@ Backend *emulator_backend() {
   static uint32_t counter;
   static CudaState state;
   static Backend backend;
+  if (!state.sm_count) state.hopper = true; /* a test may take it away */
   state.sm_count = 3;
   state.grid_counter = &counter;
   cuda_fill_operations(&backend);
@@ -162,6 +165,8 @@ Backend *emulator_backend() {
   backend.copy = copy;
   backend.synchronize = synchronize;
   backend.memory = memory_of;
+  backend.attention_baseline = cuda_attention_baseline;
+  backend.attention_backward_baseline = cuda_attention_backward_baseline;
   backend.timer_start = timer_start;
   backend.timer_stop = timer_stop;
   backend.records = true;
