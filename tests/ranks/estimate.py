@@ -30,9 +30,11 @@ STATES = 12          # fp32 weight and two moments
 
 
 class Shape:
-    def __init__(self, row):
+    def __init__(self, row, times=1):
+        """times: as many tokens a GPU as the row says."""
         (self.name, self.layers, hidden, mlp, gated, heads, kv, d, vocab, tied, positions, self.recompute,
          self.tokens) = row
+        self.tokens *= times
         self.layer = hidden * (heads + 2 * kv) * d + heads * d * hidden + (3 if gated else 2) * hidden * mlp
         self.table = vocab * hidden
         self.first = 0 if tied else self.table      # complete before the layers
@@ -108,15 +110,17 @@ def check():
 def main():
     bar = "--markdown" in sys.argv
     columns = ["model", "GPUs", "tokens a step", "compute ms", "each way ms", "reduce exposed", "gather exposed",
-               "optimizer ms", "efficiency", "GB a GPU"]
+               "optimizer ms", "efficiency", "same batch", "GB a GPU"]
     rows = []
-    for shape in map(Shape, SHAPES):
+    for row in SHAPES:
+        shape = Shape(row)
         alone = total(step(shape, 1))
         for gpus in (1, 8, 64):
             p = step(shape, gpus)
+            same = total(step(Shape(row, 8), 1)) / (gpus * total(step(Shape(row, 8 / gpus), gpus)))
             rows.append([shape.name, str(gpus), str(shape.tokens * gpus), f"{1e3 * p['compute']:.1f}",
                          f"{1e3 * p['gather']:.1f}", f"{1e3 * p['exposed']:.1f}", f"{1e3 * p['late']:.1f}",
-                         f"{1e3 * p['optimizer']:.1f}", f"{100 * alone / total(p):.0f}%",
+                         f"{1e3 * p['optimizer']:.1f}", f"{100 * alone / total(p):.0f}%", f"{100 * same:.0f}%",
                          f"{memory(shape, gpus) / 1e9:.1f}"])
     widths = [max(len(r[i]) for r in rows + [columns]) for i in range(len(columns))]
     for number, row in enumerate([columns] + rows):
