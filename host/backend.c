@@ -9,6 +9,12 @@ size_t dtype_bytes(DType type) {
   return bytes[type];
 }
 
+size_t weight_row_bytes(WeightType type, DType storage, int columns) {
+  size_t count = (size_t)columns;
+  if (type == WEIGHT_INT8) return (count + INT8_BLOCK - 1) / INT8_BLOCK * INT8_BLOCK_BYTES;
+  return count * dtype_bytes(type == WEIGHT_BF16 ? BF16 : storage);
+}
+
 /* The devices, best first: "auto" takes the first row that has one. */
 typedef struct Device {
   const char *name;

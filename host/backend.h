@@ -31,6 +31,14 @@ typedef struct Backend Backend;
 typedef enum DType { F32, BF16, I32, U8 } DType;
 size_t dtype_bytes(DType type);
 
+/* How a matrix that is only read stands in memory. WEIGHT_NATIVE is the backend's storage type; a row of
+ * WEIGHT_INT8 is blocks of 32 values, each an fp16 scale and 32 signed bytes, value = scale * byte (GGUF's Q8_0),
+ * the last one filled up with zeros. Every operation computes what it would from the native weights of the same
+ * values. */
+typedef enum WeightType { WEIGHT_NATIVE, WEIGHT_BF16, WEIGHT_INT8 } WeightType;
+enum { INT8_BLOCK = 32, INT8_BLOCK_BYTES = 34 };
+size_t weight_row_bytes(WeightType type, DType storage, int columns);
+
 /* B packed sequences: sequence b holds tokens cu_seqlens[b] .. cu_seqlens[b+1]-1. */
 typedef struct Sequences {
   const int32_t *cu_seqlens; /* [count+1], device */
@@ -47,6 +55,7 @@ typedef struct Embedding {
   const void *token_table;    /* [V, H] */
   const void *position_table; /* [max_positions, H], or NULL: rope models have none */
   void *out;                  /* [rows, H] */
+  WeightType table_type;      /* of both tables */
 } Embedding;
 
 typedef struct EmbeddingBackward {
@@ -67,6 +76,7 @@ typedef struct Linear {
   bool accumulate; /* y += instead of y = */
   int y_stride;    /* elements between rows of y; 0: out */
   float scale;     /* 0: 1 */
+  WeightType weight_type;
 } Linear;
 
 /* dx = scale dy W; dW += scale dyt x; dbias += column sums of dy. Any output may be NULL. */
@@ -81,6 +91,7 @@ typedef struct LinearBackward {
   bool accumulate; /* dx += instead of dx = */
   int dy_stride;   /* elements between rows of dy; 0: out */
   float scale;     /* 0: 1 */
+  WeightType weight_type;
 } LinearBackward;
 
 typedef enum NormKind { NORM_LAYER, NORM_RMS } NormKind;
@@ -249,6 +260,7 @@ typedef struct Vocab {
   float *logprob;         /* [rows] log p(target); may be NULL */
   float *entropy;         /* [rows] nats; may be NULL */
   int rows, hidden_size, vocab;
+  WeightType weight_type;
 } Vocab;
 
 /* The backward pass, which recomputes the logits, so that for a cross-entropy (whose dlogprob is
@@ -263,6 +275,7 @@ typedef struct VocabBackward {
   void *dhidden;         /* [rows, H] */
   void *dweight;         /* [V, H], accumulated; or NULL */
   int rows, hidden_size, vocab;
+  WeightType weight_type;
 } VocabBackward;
 
 /* logits = hidden Wt in fp32, for sampling */
@@ -270,6 +283,7 @@ typedef struct VocabLogits {
   const void *hidden, *weight;
   float *logits; /* [rows, V] */
   int rows, hidden_size, vocab;
+  WeightType weight_type;
 } VocabLogits;
 
 /* Draws one token a row from softmax(logits / temperature) cut to the top_k most likely (0: all) and
@@ -398,11 +412,13 @@ typedef struct PpoLoss {
   int tokens;
 } PpoLoss;
 
-/* norm = sqrt(sum of squares) of all gradients */
+/* norm = sqrt(sum of squares) of all gradients, and of the norms of gradients that are elsewhere */
 typedef struct GradNorm {
   const void *grad; /* [count] */
   size_t count;
-  float *norm; /* [1] */
+  float *norm;         /* [1]; not one of others */
+  const float *others; /* [other_count]; may be NULL when there are none */
+  int other_count;
 } GradNorm;
 
 /* AdamW (Loshchilov and Hutter 2019) over all parameters in one launch. Gradients are first scaled by
@@ -419,11 +435,25 @@ typedef struct AdamW {
   float max_norm;     /* 0: no clipping */
 } AdamW;
 
+/* Sums and copies between the ranks of a job (base/comm.h), in a backend's memory. They run beside its other
+ * operations: a buffer must be complete when its collective is started, and neither it nor the result may be
+ * used before wait. Every rank starts the same ones in the same order. */
+typedef struct Collectives {
+  int rank, size;
+  /* part [count] = this rank's part of the sum of all [size, count], in the storage type */
+  void (*reduce_scatter)(Backend *, const void *all, void *part, size_t count);
+  /* all [size, count] = the ranks' parts [count], one after the other */
+  void (*all_gather)(Backend *, const void *part, void *all, size_t count, DType type);
+  void (*progress)(Backend *); /* moves them on where nothing else does; cheap */
+  void (*wait)(Backend *);     /* operations after it see the results */
+} Collectives;
+
 struct Backend {
   const char *name;  /* "cpu", "cuda:0" */
   char device[128];  /* for people: "Intel Xeon, 2 threads", "NVIDIA H200" */
   DType storage;     /* F32 or BF16 */
   void *state;       /* the backend's own */
+  const Collectives *collectives; /* NULL until join */
 
   /* Memory. what names the use in the out-of-memory message. alloc'd memory is not cleared. */
   Status (*alloc)(Backend *, size_t bytes, const char *what, void **out) CHECKED;
@@ -436,6 +466,8 @@ struct Backend {
   Status (*synchronize)(Backend *) CHECKED;
   void (*memory)(Backend *, size_t *used, size_t *total); /* bytes */
   void (*close)(Backend *);
+  /* Connects with the backends of the other ranks: gives collectives. Under a launcher only. */
+  Status (*join)(Backend *) CHECKED;
 
   /* Seconds of the device between start and stop, on the backend's stream; stop waits for it. One pair at a
    * time, not inside a recording. */
@@ -482,9 +514,10 @@ struct Backend {
   void (*grad_norm)(Backend *, const GradNorm *);
   void (*adamw)(Backend *, const AdamW *);
 
-  /* attention as it is computed without a kernel of one's own, for benchmarks to compare with: variant `which`
-   * from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
+  /* attention as other kernels compute it (without fusion; those for any GPU), for benchmarks to compare with: variant
+   * `which` from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
   bool (*attention_baseline)(Backend *, const Attention *, int which, const char **name);
+  bool (*attention_backward_baseline)(Backend *, const AttentionBackward *, int which, const char **name);
 };
 
 /* Opens the backend named by "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:n". */

@@ -61,31 +61,56 @@ static void print_memory(const char *what, double parameters, double activations
          parameters / MIB, activations / MIB);
 }
 
-/* The larger parts of each training stage, for a vocabulary of the size that is asked for. */
-static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
+typedef struct ModelSize {
   DecoderConfig config;
-  TRY(experiment_model(arena, e, &config));
-  if (!config.vocab) config.vocab = e->tokenizer.vocab_size;
+  size_t parameters;
+  double fixed, trained,
+      shared; /* bytes: to compute with, to train; of the base, which stands in memory once */
+} ModelSize;
+
+static void measure(Arena *arena, DType storage, ModelSize *size) {
   Parameters parameters = {0};
   Decoder decoder = {0};
-  decoder_declare(&decoder, arena, &config, &parameters);
+  decoder_declare(&decoder, arena, &size->config, &parameters);
+  size->parameters = parameters_elements(&parameters);
+  size->fixed = (double)parameters_bytes(&parameters, storage, false);
+  size->trained = (double)parameters_bytes(&parameters, storage, true);
+  size->shared = (double)parameters_frozen_bytes(&parameters, storage);
+}
+
+/* The larger parts of each training stage, for a vocabulary of the size that is asked for. */
+static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
+  ModelSize policy, reward;
+  const char *name = e->model_from ? e->model_from : e->model_preset;
   DType storage = strcmp(plan->backend, "cpu") == 0 ? F32 : BF16;
-  double fixed = (double)parameters_bytes(&parameters, storage, false);
-  double trained = (double)parameters_bytes(&parameters, storage, true);
+  ActivationsUse use = training_activations(e);
+  bool critic = e->ppo.critic == CRITIC_REWARD;
   int longest = e->data.max_post_tokens + e->data.max_reply_tokens + 2;
-  printf("\nmodel %s: %zu parameters with a vocabulary of %d\n",
-         e->model_from ? e->model_from : e->model_preset, parameters_elements(&parameters), config.vocab);
+  int rated = reward_post_tokens(e) + reward_reply_tokens(e) + 2;
+  TRY(experiment_model(arena, e, &policy.config));
+  TRY(experiment_reward_model(arena, e, &reward.config));
+  if (!policy.config.vocab) policy.config.vocab = e->tokenizer.vocab_size;
+  if (!reward.config.vocab) reward.config.vocab = policy.config.vocab;
+  measure(arena, storage, &policy);
+  measure(arena, storage, &reward);
+  printf("\nmodel %s: %zu parameters with a vocabulary of %d\n", name, policy.parameters,
+         policy.config.vocab);
+  if (e->reward.from || e->reward.preset)
+    printf("reward model %s: %zu parameters with a vocabulary of %d\n", reward_model_name(e),
+           reward.parameters, reward.config.vocab);
   printf("memory (%s)\n", plan->backend);
-  print_memory("sft", trained,
-               (double)activations_bytes(&config, storage, e->sft.tokens_per_batch, training_activations(e)));
-  print_memory("reward", trained,
-               (double)activations_bytes(&config, storage, 2 * e->reward.pairs_per_batch * longest,
-                                         training_activations(e)));
-  double shared = (double)parameters_frozen_bytes(&parameters, storage); /* in memory once */
-  double networks = trained + 2 * (fixed - shared) + (e->ppo.critic == CRITIC_REWARD ? trained - shared : 0);
+  print_memory("sft", policy.trained,
+               (double)activations_bytes(&policy.config, storage, e->sft.tokens_per_batch, use));
   print_memory(
-      "ppo", networks,
-      (double)activations_bytes(&config, storage, e->ppo.minibatch * longest, training_activations(e)));
+      "reward", reward.trained,
+      (double)activations_bytes(&reward.config, storage, 2 * e->reward.pairs_per_batch * rated, use));
+  double scorers = reward.fixed + (critic ? reward.trained : 0);
+  if (decoder_adapted(&reward.config) && !e->reward.from)
+    scorers -= (critic ? 2 : 1) * reward.shared; /* its base is the policy's */
+  print_memory(
+      "ppo", policy.trained + policy.fixed - policy.shared + scorers,
+      (double)activations_bytes(&policy.config, storage, e->ppo.minibatch * longest, use) +
+          (critic ? (double)activations_bytes(&reward.config, storage, e->ppo.minibatch * longest, use) : 0));
   return OK;
 }
 

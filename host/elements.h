@@ -43,8 +43,4 @@ size_t element_bytes(ElementType type, size_t count);
  * behind the other. A vector is one row. */
 typedef Status (*RowSource)(void *context, int index, int64_t first, int64_t count, float *out);
 
-float half_to_float(uint16_t half);
-/* To nearest, ties to even; beyond 65504 infinity. */
-uint16_t float_to_half(float value);
-
 #endif

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/comm.h"
+
 PromptCodec prompt_codec(Arena *arena, const Tokenizer *tokenizer, const char *instruction,
                          int max_post_tokens, int max_reply_tokens) {
   const int32_t *start;
@@ -65,6 +67,7 @@ int reward_encode(const PromptCodec *codec, RewardInput input, const char *post,
 }
 
 Status prompt_save(const PromptCodec *codec, const SamplingSettings *sampling, const char *folder) {
+  if (!comm_is_first()) return OK;
   Arena arena = {0};
   cJSON *object = cJSON_CreateObject();
   cJSON_AddStringToObject(object, "instruction", codec->instruction_text);

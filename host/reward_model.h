@@ -29,6 +29,7 @@ typedef struct Scored {
 Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder,
                          const Model *frozen_from) CHECKED;
 void reward_model_free(RewardModel *reward);
+/* With several ranks all call it with the same texts, and each computes a part of them. */
 Status reward_model_score(RewardModel *reward, Scored *texts, int count) CHECKED;
 
 /* The pieces, for the stage that trains it: `model` is the trained one; buffers are made for max_tokens. */

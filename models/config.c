@@ -47,6 +47,9 @@ enum { FIELD_COUNT = sizeof fields / sizeof *fields };
 
 const char *const lora_target_names[LORA_TARGETS] = {"qkv", "q", "k", "v", "proj", "gate", "up", "down"};
 
+const char *const base_names[] = {
+    [WEIGHT_NATIVE] = "native", [WEIGHT_BF16] = "bf16", [WEIGHT_INT8] = "int8", NULL};
+
 static Status parse_name(const Json *json, const cJSON *object, const Field *field, int *out) {
   const char *name;
   TRY(json_get_string(json, object, field->key, &name));
@@ -160,13 +163,28 @@ static Status parse_prefix(const Json *json, const cJSON *object, int *out) {
   return OK;
 }
 
+/* "base": "int8", which may be missing */
+static Status parse_base(const Json *json, const cJSON *object, WeightType *out) {
+  const char *name;
+  *out = WEIGHT_NATIVE;
+  if (!cJSON_GetObjectItemCaseSensitive(object, "base")) return OK;
+  TRY(json_get_string(json, object, "base", &name));
+  for (int i = 0; base_names[i]; i++)
+    if (strcmp(name, base_names[i]) == 0) {
+      *out = (WeightType)i;
+      return OK;
+    }
+  return fail(INVALID, "%s: \"base\" is \"%s\"; use native, bf16 or int8", json->path, name);
+}
+
 Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig *out) {
   *out = (DecoderConfig){.norm_epsilon = 1e-5f, .rope_theta = 10000};
   const char *known[FIELD_COUNT];
   for (int i = 0; i < FIELD_COUNT; i++) known[i] = fields[i].key;
   const cJSON *item;
   cJSON_ArrayForEach(item, object) {
-    bool found = strcmp(item->string, "lora") == 0 || strcmp(item->string, "prefix_tokens") == 0;
+    bool found = strcmp(item->string, "lora") == 0 || strcmp(item->string, "prefix_tokens") == 0 ||
+                 strcmp(item->string, "base") == 0;
     for (int i = 0; i < FIELD_COUNT; i++) found = found || strcmp(known[i], item->string) == 0;
     const char *near = nearest_name(item->string, known, FIELD_COUNT);
     if (!found)
@@ -181,6 +199,7 @@ Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig
   }
   TRY(parse_lora(json, object, &out->lora));
   TRY(parse_prefix(json, object, &out->prefix_tokens));
+  TRY(parse_base(json, object, &out->base));
   return decoder_config_check(json->path, out);
 }
 
@@ -196,6 +215,7 @@ cJSON *decoder_config_json(const DecoderConfig *config) {
       cJSON_AddStringToObject(object, field->key, field->names[*(const int *)at]);
   }
   if (config->prefix_tokens) cJSON_AddNumberToObject(object, "prefix_tokens", config->prefix_tokens);
+  if (config->base != WEIGHT_NATIVE) cJSON_AddStringToObject(object, "base", base_names[config->base]);
   if (config->lora.rank == 0) return object;
   cJSON *lora = cJSON_AddObjectToObject(object, "lora");
   cJSON_AddNumberToObject(lora, "rank", config->lora.rank);

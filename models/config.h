@@ -48,7 +48,10 @@ typedef struct DecoderConfig {
   bool tied;     /* the vocabulary layer is the token table */
   LoraConfig lora;
   int prefix_tokens; /* trained keys and values before every sequence's own (P-tuning v2, Liu et al. 2022) */
+  WeightType base;   /* what the frozen matrices under an adapter stand in */
 } DecoderConfig;
+
+extern const char *const base_names[]; /* of WeightType, for people and files; ends with NULL */
 
 /* Whether an adapter, LoRA or a prefix, is what is trained; all else is then a base's and frozen. */
 static inline bool decoder_adapted(const DecoderConfig *c) {

@@ -5,6 +5,7 @@
 #include "models/adapter.h"
 
 #define WEIGHT(index) parameters_weight(decoder->parameters, index)
+#define TYPE(index) parameters_weight_type(decoder->parameters, index)
 #define GRAD(index) parameters_grad(decoder->parameters, index)
 
 static int query_width(const DecoderConfig *c) { return c->heads * c->head_dim; }
@@ -36,6 +37,7 @@ void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Par
   Declaration d = {parameters, arena, -1};
   *decoder = (Decoder){.config = *c, .parameters = parameters, .layer = NEW(arena, DecoderLayer, c->layers)};
   parameters->declare_frozen = decoder_adapted(c);
+  parameters->base = c->base;
   decoder->token_table = declare(&d, true, "embedding.weight", c->vocab, H, INIT_NORMAL, std);
   decoder->position_table = declare(&d, !c->rope, "positions.weight", c->max_positions, H, INIT_NORMAL, std);
   for (d.layer = 0; d.layer < c->layers; d.layer++) {
@@ -159,6 +161,7 @@ static void linear(const Decoder *decoder, const void *x, int weight, int bias, 
   Backend *backend = decoder->parameters->backend;
   backend->linear(backend, &(Linear){.x = x,
                                      .weight = WEIGHT(weight),
+                                     .weight_type = TYPE(weight),
                                      .bias = WEIGHT(bias),
                                      .y = y,
                                      .rows = rows,
@@ -268,7 +271,7 @@ static void attention(const Decoder *decoder, int index, const LayerActivations 
 /* A table of positions without the rows that a prefix takes. */
 static void *after_prefix(const Decoder *decoder, void *table) {
   const DecoderConfig *c = &decoder->config;
-  size_t row = (size_t)c->hidden * dtype_bytes(decoder->parameters->backend->storage);
+  size_t row = weight_row_bytes(TYPE(decoder->position_table), decoder->parameters->backend->storage, c->hidden);
   return table ? (char *)table + (size_t)c->prefix_tokens * row : NULL;
 }
 
@@ -285,6 +288,7 @@ void decoder_embed(const Decoder *decoder, const int32_t *tokens, const int32_t 
                                   .max_positions = decoder_context(c),
                                   .token_table = WEIGHT(decoder->token_table),
                                   .position_table = after_prefix(decoder, WEIGHT(decoder->position_table)),
+                                  .table_type = TYPE(decoder->token_table),
                                   .out = out});
 }
 
@@ -317,6 +321,7 @@ static void linear_backward(const Decoder *decoder, const void *x, int weight, i
   Backend *backend = decoder->parameters->backend;
   backend->linear_backward(backend, &(LinearBackward){.x = x,
                                                       .weight = WEIGHT(weight),
+                                                      .weight_type = TYPE(weight),
                                                       .dy = dy,
                                                       .dx = dx,
                                                       .dweight = GRAD(weight),
@@ -438,6 +443,7 @@ void decoder_backward(const Decoder *decoder, Activations *activations, const De
       forward_again(decoder, activations, i, input);
     backward_mlp(decoder, activations, i, input);
     backward_attention(decoder, activations, i, input);
+    parameters_layer_done(decoder->parameters, i);
   }
   backend->embedding_backward(
       backend, &(EmbeddingBackward){.tokens = input->tokens,

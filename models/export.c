@@ -6,7 +6,17 @@
 #include "models/import.h"
 #include "models/model.h"
 
-/* Puts the base's tensors in the adapter's place; those that it adapts as merged copies. */
+/* An fp32 copy of a matrix. */
+static void copy_widened(Arena *arena, HostTensor *tensor) {
+  size_t count = (size_t)tensor->shape[0] * (size_t)tensor->shape[1];
+  float *copy = NEW(arena, float, count);
+  elements[tensor->type == BF16 ? ELEMENT_BF16 : ELEMENT_F32].read(tensor->data, copy, count);
+  tensor->type = F32;
+  tensor->data = copy;
+}
+
+/* Puts the base's tensors in the adapter's place; those that it adapts as merged copies. They are the base's
+ * own values, whatever the adapter was trained over (adapter.base). */
 static Status merge_adapter(Arena *arena, OwnModel *out) {
   Checkpoint *adapter = &out->checkpoint, *base = &out->base;
   const char *folder = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(adapter->meta, "base"));
@@ -15,16 +25,13 @@ static Status merge_adapter(Arena *arena, OwnModel *out) {
   HostTensor *tensors = NEW(arena, HostTensor, base->count + adapter->count);
   for (int i = 0; i < base->count; i++) {
     tensors[i] = base->tensors[i];
-    if (tensors[i].type != F32 || !adapter_changes(&out->config, tensors[i].name)) continue;
-    size_t count = (size_t)tensors[i].shape[0] * (size_t)tensors[i].shape[1];
-    float *copy = NEW(arena, float, count);
-    memcpy(copy, tensors[i].data, count * sizeof *copy);
-    tensors[i].data = copy;
+    if (adapter_changes(&out->config, tensors[i].name)) copy_widened(arena, &tensors[i]);
   }
   memcpy(tensors + base->count, adapter->tensors, sizeof *tensors * (size_t)adapter->count);
   adapter->count = adapter_merge(&out->config, arena, tensors, base->count + adapter->count);
   adapter->tensors = tensors;
   out->config.lora = (LoraConfig){0};
+  out->config.base = WEIGHT_NATIVE;
   return OK;
 }
 

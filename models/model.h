@@ -31,6 +31,8 @@ Status model_load(Arena *arena, Model *model, Backend *backend, const char *fold
                   bool trainable, uint64_t seed) CHECKED;
 /* The description of the model in a folder, without its weights. */
 Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) CHECKED;
+/* The folder of the base of an adapter; NULL of a whole model. */
+Status model_base(Arena *arena, const char *folder, const char **out) CHECKED;
 /* What an experiment starts from: the model in the folder `from`, or where that is NULL a preset, whose vocab
  * stays 0. */
 Status model_start(Arena *arena, const char *preset, const char *from, DecoderConfig *out) CHECKED;
@@ -38,7 +40,7 @@ Status model_start(Arena *arena, const char *preset, const char *from, DecoderCo
 cJSON *model_meta(const DecoderConfig *config);
 /* The description in such metadata; path is for messages. */
 Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) CHECKED;
-/* Writes folder/model.safetensors; of a model with an adapter only what was trained. */
+/* Writes folder/model.safetensors; of a model with an adapter only what was trained. All ranks of a job call it. */
 Status model_save(const Model *model, const char *folder) CHECKED;
 void model_free(Model *model);
 

@@ -2,6 +2,14 @@
 
 #include <string.h>
 
+#include "base/comm.h"
+#include "models/reduce.h"
+
+enum {
+  STAGED = 1 << 20,      /* values that are converted at once */
+  FROZEN_ALIGNMENT = 256 /* bytes */
+};
+
 int parameters_add(Parameters *parameters, Arena *arena, const char *name, int rows, int cols, Init init,
                    double std) {
   if (parameters->count == parameters->capacity) {
@@ -25,14 +33,14 @@ static size_t padded(size_t count) {
   return (count + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
 }
 
-/* Gives the frozen tensors, or the others, their offsets: matrices first. Returns the elements, and those of
- * the matrices. */
-static size_t lay_out(Parameters *parameters, bool frozen, size_t *matrices) {
+/* Gives the tensors that are trained their offsets: matrices first. Returns the elements, and those of the
+ * matrices. */
+static size_t lay_out(Parameters *parameters, size_t *matrices) {
   size_t at = 0;
   for (int rank = 2; rank >= 1; rank--) {
     for (int i = 0; i < parameters->count; i++) {
       Parameter *parameter = &parameters->list[i];
-      if (parameter->rank != rank || parameter->frozen != frozen) continue;
+      if (parameter->rank != rank || parameter->frozen) continue;
       parameter->offset = at;
       at += padded(parameter->count);
     }
@@ -41,21 +49,32 @@ static size_t lay_out(Parameters *parameters, bool frozen, size_t *matrices) {
   return at;
 }
 
-static size_t padded_elements(const Parameters *parameters, bool frozen) {
+static size_t trained_elements(const Parameters *parameters) {
   size_t total = 0;
   for (int i = 0; i < parameters->count; i++)
-    if (parameters->list[i].frozen == frozen) total += padded(parameters->list[i].count);
+    if (!parameters->list[i].frozen) total += padded(parameters->list[i].count);
   return total;
 }
 
+static size_t frozen_bytes(const Parameters *parameters, const Parameter *parameter, DType storage) {
+  size_t bytes = parameter->count * dtype_bytes(storage);
+  if (parameter->rank == 2)
+    bytes =
+        (size_t)parameter->shape[0] * weight_row_bytes(parameters->base, storage, (int)parameter->shape[1]);
+  return (bytes + FROZEN_ALIGNMENT - 1) / FROZEN_ALIGNMENT * FROZEN_ALIGNMENT;
+}
+
 size_t parameters_frozen_bytes(const Parameters *parameters, DType storage) {
-  return padded_elements(parameters, true) * dtype_bytes(storage);
+  size_t total = 0;
+  for (int i = 0; i < parameters->count; i++)
+    if (parameters->list[i].frozen) total += frozen_bytes(parameters, &parameters->list[i], storage);
+  return total;
 }
 
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
   size_t element = dtype_bytes(storage), each = element;
   if (trainable) each += element + 2 * sizeof(float) + (storage == F32 ? 0 : sizeof(float));
-  return padded_elements(parameters, false) * each + parameters_frozen_bytes(parameters, storage);
+  return trained_elements(parameters) * each + parameters_frozen_bytes(parameters, storage);
 }
 
 size_t parameters_elements(const Parameters *parameters) {
@@ -65,19 +84,25 @@ size_t parameters_elements(const Parameters *parameters) {
 }
 
 static Status allocate_frozen(Parameters *parameters, const Parameters *lender) {
-  size_t matrices, bytes;
-  parameters->frozen_total = lay_out(parameters, true, &matrices);
+  DType storage = parameters->backend->storage;
+  size_t at = 0;
+  for (int i = 0; i < parameters->count; i++) {
+    Parameter *parameter = &parameters->list[i];
+    if (!parameter->frozen) continue;
+    parameter->offset = at;
+    at += frozen_bytes(parameters, parameter, storage);
+  }
+  parameters->frozen_total = at;
   parameters->borrowed = lender != NULL;
   if (lender) {
-    if (lender->frozen_total != parameters->frozen_total)
+    if (lender->frozen_total != at || lender->base != parameters->base)
       return fail(FAILED, "models that share a frozen base differ in it; load each with a base of its own");
     parameters->frozen = lender->frozen;
     return OK;
   }
-  bytes = parameters->frozen_total * dtype_bytes(parameters->backend->storage);
-  if (bytes == 0) return OK;
-  TRY(parameters->backend->alloc(parameters->backend, bytes, "frozen weights", &parameters->frozen));
-  parameters->backend->zero(parameters->backend, parameters->frozen, bytes);
+  if (at == 0) return OK;
+  TRY(parameters->backend->alloc(parameters->backend, at, "frozen weights", &parameters->frozen));
+  parameters->backend->zero(parameters->backend, parameters->frozen, at);
   return OK;
 }
 
@@ -86,23 +111,28 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool traina
   parameters->backend = backend;
   parameters->trainable = trainable;
   TRY(allocate_frozen(parameters, lender));
-  parameters->total = lay_out(parameters, false, &parameters->decay_total);
+  parameters->total = lay_out(parameters, &parameters->decay_total);
+  if (trainable && backend->collectives) parameters_plan_shards(parameters);
+  bool sharded = parameters->shards.size > 0;
   size_t element = dtype_bytes(backend->storage), total = parameters->total;
+  size_t states = (sharded ? parameters->shards.total : total) * sizeof(float);
   TRY(backend->alloc(backend, total * element, "model weights", &parameters->weights));
   backend->zero(backend, parameters->weights, total * element);
-  if (backend->storage == F32) parameters->master = parameters->weights;
+  if (backend->storage == F32 && !sharded) parameters->master = parameters->weights;
   if (!trainable) return OK;
   TRY(backend->alloc(backend, total * element, "gradients", &parameters->grads));
-  TRY(backend->alloc(backend, total * sizeof(float), "optimizer states", (void **)&parameters->m));
-  TRY(backend->alloc(backend, total * sizeof(float), "optimizer states", (void **)&parameters->v));
+  TRY(backend->alloc(backend, states, "optimizer states", (void **)&parameters->m));
+  TRY(backend->alloc(backend, states, "optimizer states", (void **)&parameters->v));
   TRY(backend->alloc(backend, sizeof(float), "the gradient norm", (void **)&parameters->norm));
-  if (backend->storage != F32) {
-    TRY(backend->alloc(backend, total * sizeof(float), "fp32 master weights", (void **)&parameters->master));
-    backend->zero(backend, parameters->master, total * sizeof(float));
+  if (sharded) {
+    TRY(parameters_allocate_shards(parameters));
+  } else if (backend->storage != F32) {
+    TRY(backend->alloc(backend, states, "fp32 master weights", (void **)&parameters->master));
+    backend->zero(backend, parameters->master, states);
   }
   backend->zero(backend, parameters->grads, total * element);
-  backend->zero(backend, parameters->m, total * sizeof(float));
-  backend->zero(backend, parameters->v, total * sizeof(float));
+  backend->zero(backend, parameters->m, states);
+  backend->zero(backend, parameters->v, states);
   return OK;
 }
 
@@ -110,6 +140,7 @@ void parameters_free(Parameters *parameters) {
   Backend *backend = parameters->backend;
   if (!backend) return;
   bool own_master = (void *)parameters->master != parameters->weights;
+  parameters_free_shards(parameters);
   void *memory[] = {parameters->borrowed ? NULL : parameters->frozen,
                     parameters->weights,
                     parameters->grads,
@@ -123,19 +154,23 @@ void parameters_free(Parameters *parameters) {
       (Parameters){.list = parameters->list, .count = parameters->count, .capacity = parameters->capacity};
 }
 
-static void *address(const Parameters *parameters, void *base, int index) {
-  return (char *)base + parameters->list[index].offset * dtype_bytes(parameters->backend->storage);
-}
-
 void *parameters_weight(const Parameters *parameters, int index) {
   if (index < 0) return NULL;
-  bool frozen = parameters->list[index].frozen;
-  return address(parameters, frozen ? parameters->frozen : parameters->weights, index);
+  const Parameter *parameter = &parameters->list[index];
+  if (parameter->frozen) return (char *)parameters->frozen + parameter->offset;
+  return (char *)parameters->weights + parameter->offset * dtype_bytes(parameters->backend->storage);
+}
+
+WeightType parameters_weight_type(const Parameters *parameters, int index) {
+  if (index < 0 || !parameters->list[index].frozen || parameters->list[index].rank < 2) return WEIGHT_NATIVE;
+  bool native = parameters->base == WEIGHT_BF16 && parameters->backend->storage == BF16;
+  return native ? WEIGHT_NATIVE : parameters->base;
 }
 
 void *parameters_grad(const Parameters *parameters, int index) {
   if (index < 0 || parameters->list[index].frozen) return NULL;
-  return address(parameters, parameters->grads, index);
+  return (char *)parameters->grads +
+         parameters->list[index].offset * dtype_bytes(parameters->backend->storage);
 }
 
 void parameters_zero_grads(Parameters *parameters) {
@@ -143,12 +178,46 @@ void parameters_zero_grads(Parameters *parameters) {
   backend->zero(backend, parameters->grads, parameters->total * dtype_bytes(backend->storage));
 }
 
-/* Writes host values (F32 or BF16) over one tensor's weights (and master). */
-static Status put(Parameters *parameters, const Parameter *parameter, const void *values, DType type) {
+/* Host values of another type than the device's storage, converted there a piece at a time. */
+static Status put_converted(Backend *backend, void *to, const void *values, DType type, size_t count) {
+  size_t piece = count < STAGED ? count : STAGED;
+  void *staging;
+  TRY(backend->alloc(backend, piece * dtype_bytes(type), "staging of weights", &staging));
+  for (size_t at = 0; at < count; at += piece) {
+    size_t part = count - at < piece ? count - at : piece;
+    backend->upload(backend, staging, (const char *)values + at * dtype_bytes(type),
+                    part * dtype_bytes(type));
+    backend->convert(backend, (char *)to + at * dtype_bytes(backend->storage), backend->storage, staging,
+                     type, part);
+  }
+  Status status = backend->synchronize(backend);
+  backend->free(backend, staging);
+  return status;
+}
+
+static Status put_reduced(Parameters *parameters, const Parameter *parameter, const char *path,
+                          const void *values, DType type) {
+  int index = (int)(parameter - parameters->list);
+  if (reduce_matrix(parameters->backend, parameters_weight(parameters, index),
+                    parameters_weight_type(parameters, index), values, type, (int)parameter->shape[0],
+                    (int)parameter->shape[1]))
+    return OK;
+  return fail(INVALID,
+              "%s: tensor \"%s\" has values that int8 cannot hold; set adapter.base to native or bf16", path,
+              parameter->name);
+}
+
+/* Writes host values (F32 or BF16) over one tensor's weights, and master where that has all of it. path: where
+ * they are from */
+static Status put_weights(Parameters *parameters, const Parameter *parameter, const char *path,
+                          const void *values, DType type) {
   Backend *backend = parameters->backend;
+  int index = (int)(parameter - parameters->list);
   size_t bytes = parameter->count * dtype_bytes(type);
-  void *weights = parameters_weight(parameters, (int)(parameter - parameters->list));
-  bool has_master = parameters->master && !parameter->frozen;
+  void *weights = parameters_weight(parameters, index);
+  bool has_master = parameters->master && !parameter->frozen && !parameters->shards.size;
+  if (parameters_weight_type(parameters, index) != WEIGHT_NATIVE)
+    return put_reduced(parameters, parameter, path, values, type);
   if (backend->storage == type) {
     backend->upload(backend, weights, values, bytes);
     if (has_master && type != F32) /* else weights and master are one */
@@ -161,13 +230,15 @@ static Status put(Parameters *parameters, const Parameter *parameter, const void
     backend->convert(backend, weights, backend->storage, master, F32, parameter->count);
     return OK;
   }
-  void *staging;
-  TRY(backend->alloc(backend, bytes, "staging of weights", &staging));
-  backend->upload(backend, staging, values, bytes);
-  backend->convert(backend, weights, backend->storage, staging, type, parameter->count);
-  Status status = backend->synchronize(backend);
-  backend->free(backend, staging);
-  return status;
+  return put_converted(backend, weights, values, type, parameter->count);
+}
+
+static Status put(Parameters *parameters, const Parameter *parameter, const char *path, const void *values,
+                  DType type) {
+  TRY(put_weights(parameters, parameter, path, values, type));
+  if (parameters->shards.size && !parameter->frozen)
+    parameters_put_shard(parameters, parameters->master, parameter, values, type);
+  return OK;
 }
 
 Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed) {
@@ -186,7 +257,7 @@ Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed
       if (parameter->init == INIT_NORMAL)
         values[j] = (float)(parameter->init_std * random_normal(key, (uint32_t)j, (uint32_t)(j >> 32)));
     }
-    status = put(parameters, parameter, values, F32);
+    status = put(parameters, parameter, "random numbers", values, F32);
     arena_reset(&arena, mark);
   }
   arena_free(&arena);
@@ -220,7 +291,8 @@ Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, boo
                   checkpoint->path, parameter->name);
     }
     TRY(check_shape(checkpoint, tensor, parameter, true));
-    TRY(put(parameters, parameter, tensor->data, tensor->type));
+    TRY(put(parameters, parameter, checkpoint->path, tensor->data, tensor->type));
+    file_release(&checkpoint->map, tensor->data, parameter->count * dtype_bytes(tensor->type));
   }
   return OK;
 }
@@ -238,8 +310,11 @@ static Status load_moments(Parameters *parameters, const Checkpoint *checkpoint,
         return fail(FAILED, "%s: has no tensor \"%s\"; remove the file to start the stage again",
                     checkpoint->path, name);
       TRY(check_shape(checkpoint, tensor, parameter, false));
-      parameters->backend->upload(parameters->backend, moments[k] + parameter->offset, tensor->data,
-                                  parameter->count * sizeof(float));
+      if (parameters->shards.size)
+        parameters_put_shard(parameters, moments[k], parameter, tensor->data, F32);
+      else
+        parameters->backend->upload(parameters->backend, moments[k] + parameter->offset, tensor->data,
+                                    parameter->count * sizeof(float));
     }
   }
   return OK;
@@ -286,12 +361,14 @@ Status parameters_download(const Parameters *parameters, Arena *arena, bool with
   *tensors = NEW(arena, HostTensor, sets * parameters->count);
   *count = 0;
   for (int set = 0; set < sets; set++) {
-    float *host = NEW(arena, float, parameters->total);
-    if (source[set])
+    float *host = parameters->shards.size && !comm_is_first() ? NULL : NEW(arena, float, parameters->total);
+    if (parameters->shards.size)
+      TRY(parameters_download_shard(parameters, host, source[set]));
+    else if (source[set])
       TRY(backend->download(backend, host, source[set], parameters->total * sizeof(float)));
     else
       TRY(download_weights(parameters, host, parameters->weights, parameters->total));
-    list_tensors(parameters, arena, moment_prefix[set], host, *tensors, count);
+    if (host) list_tensors(parameters, arena, moment_prefix[set], host, *tensors, count);
   }
   return OK;
 }

@@ -26,6 +26,8 @@ uint32_t utf8_next(const char *bytes, size_t length, size_t *at);
 int utf8_put(uint32_t code, char out[4]);
 /* The offset of the first invalid byte, or length if there is none. Surrogates and overlong forms are invalid. */
 size_t utf8_invalid_at(const char *bytes, size_t length);
+/* How many bytes at the end begin a character whose rest is missing. */
+size_t utf8_unfinished(const char *bytes, size_t length);
 /* Code points in valid UTF-8. */
 size_t utf8_length(const char *bytes, size_t length);
 
@@ -39,6 +41,8 @@ typedef struct FileMap {
 } FileMap;
 Status file_map(const char *path, FileMap *out) CHECKED;
 void file_unmap(FileMap *map);
+/* The pages of [from, from + length) of the map need not stay in memory; they can still be read. */
+void file_release(const FileMap *map, const void *from, size_t length);
 
 /* Writes path atomically: a temporary name beside it, fsync, rename, fsync of the folder. */
 Status file_write(const char *path, const void *data, size_t length) CHECKED;

@@ -63,6 +63,9 @@ void *cpu_workspace(Backend *backend, size_t bytes) {
   return state->workspace;
 }
 
+size_t cpu_threads(void) { return (size_t)omp_get_max_threads(); }
+size_t cpu_thread(void) { return (size_t)omp_get_thread_num(); }
+
 static void cpu_upload(Backend *backend, void *device, const void *host, size_t bytes) {
   (void)backend;
   if (bytes) memcpy(device, host, bytes);
@@ -218,6 +221,7 @@ static const Backend cpu_backend = {
     .synchronize = cpu_synchronize,
     .memory = cpu_memory,
     .close = cpu_close,
+    .join = cpu_join,
     .timer_start = cpu_timer_start,
     .timer_stop = cpu_timer_stop,
     .embedding = cpu_embedding,

@@ -17,6 +17,11 @@ enum { PARALLEL_FROM = 32768 };
  * An operation that calls another (linear_backward uses it, linear does not) must not hold it meanwhile. */
 void *cpu_workspace(Backend *backend, size_t bytes);
 
+/* Threads that may share an operation, and which of them this is. */
+size_t cpu_threads(void);
+size_t cpu_thread(void);
+Status cpu_join(Backend *) CHECKED; /* collectives.c */
+
 void cpu_embedding(Backend *, const Embedding *);
 void cpu_embedding_backward(Backend *, const EmbeddingBackward *);
 void cpu_linear(Backend *, const Linear *);

@@ -2,23 +2,32 @@
  * each row of the gradient is summed by one thread, over its rows in their order. */
 #include <string.h>
 
-#include "cpu/cpu.h"
+#include "cpu/weights.h"
+
+enum { WIDE_COLUMNS = 512 }; /* of a position, added to a token */
+
+/* out += row, both of `hidden` elements */
+static void add_row(const void *row, WeightType type, int hidden, float *out) {
+  float wide[WIDE_COLUMNS];
+  for (int first = 0; first < hidden; first += WIDE_COLUMNS) {
+    int count = hidden - first < WIDE_COLUMNS ? hidden - first : WIDE_COLUMNS;
+    widen_row(row, type, first, count, wide);
+    for (int i = 0; i < count; i++) out[first + i] += wide[i];
+  }
+}
 
 void cpu_embedding(Backend *backend, const Embedding *op) {
   (void)backend;
-  const float *token = op->token_table, *position = op->position_table;
   float *out = op->out;
-  size_t hidden = (size_t)op->hidden;
-#pragma omp parallel for schedule(static) if (op->rows * hidden >= PARALLEL_FROM)
+  int hidden = op->hidden;
+#pragma omp parallel for schedule(static) if ((size_t)op->rows * hidden >= PARALLEL_FROM)
   for (int r = 0; r < op->rows; r++) {
-    const float *t = token + (size_t)op->tokens[r] * hidden;
-    float *y = out + r * hidden;
-    if (position) {
-      const float *p = position + (size_t)op->positions[r] * hidden;
-      for (size_t i = 0; i < hidden; i++) y[i] = t[i] + p[i];
-    } else {
-      for (size_t i = 0; i < hidden; i++) y[i] = t[i];
-    }
+    float *y = out + (size_t)r * hidden;
+    widen_row(weight_row(op->token_table, op->table_type, hidden, (size_t)op->tokens[r]), op->table_type, 0,
+              hidden, y);
+    if (op->position_table)
+      add_row(weight_row(op->position_table, op->table_type, hidden, (size_t)op->positions[r]),
+              op->table_type, hidden, y);
   }
 }
 

@@ -7,11 +7,13 @@
  * picks other kernels for small products) and reproducible sampling needs. It is also faster than a BLAS
  * at the few rows of a decode step, since the weights need no packing.
  *
+ * Weights that are not fp32 are widened for the few outputs that are computed next, in the first-level cache.
+ *
  * The gradients are OpenBLAS products over tiles of fixed size.
  */
 #include <cblas.h>
 
-#include "cpu/cpu.h"
+#include "cpu/weights.h"
 
 /* LANES: floats in a vector register. A block is p vectors of rows times q outputs, whose sums stay in
  * registers; q divides LANES. */
@@ -113,12 +115,31 @@ static inline void store_lanes(const Linear *op, Lanes *tile, int first_row, int
     }
 }
 
+/* Where the weights of q outputs from `first` on stand as fp32, from input `start` on. Outputs from end on
+ * are the last one again. */
+static inline __attribute__((always_inline)) void find_weights(const int q, const Linear *op, int first,
+                                                               int end, int start, int depth, float *wide,
+                                                               const float **out) {
+  for (int j = 0; j < q; j++) {
+    size_t row = (size_t)(first + j < end ? first + j : end - 1);
+    if (op->weight_type == WEIGHT_NATIVE) {
+      out[j] = (const float *)op->weight + row * (size_t)op->in + start;
+    } else if (j > 0 && first + j >= end) {
+      out[j] = out[j - 1];
+    } else {
+      out[j] = wide + j * DEPTH;
+      widen_row(weight_row(op->weight, op->weight_type, op->in, row), op->weight_type, start, depth,
+                wide + j * DEPTH);
+    }
+  }
+}
+
 static inline __attribute__((always_inline)) void multiply_panel(const int p, const int q,
                                                                  const Target *target) {
   const Linear *op = target->op;
-  _Alignas(64) float panel[DEPTH * PANEL * LANES];
+  _Alignas(64) float panel[DEPTH * PANEL * LANES], wide[LANES * DEPTH];
   Lanes tile[PANEL * LANES] = {0};
-  const float *x = (const float *)op->x + (size_t)target->first_row * op->in, *weight = op->weight;
+  const float *x = (const float *)op->x + (size_t)target->first_row * op->in;
   for (int start = 0; start < op->in; start += DEPTH) {
     int depth = op->in - start < DEPTH ? op->in - start : DEPTH;
     for (int i = 0; i < p; i++)
@@ -128,8 +149,7 @@ static inline __attribute__((always_inline)) void multiply_panel(const int p, co
       int count = target->end_out - first < LANES ? target->end_out - first : LANES;
       for (int part = 0; part < count; part += q) {
         const float *row[LANES];
-        for (int j = 0; j < q; j++) /* a block that sticks out computes the last output again */
-          row[j] = weight + (size_t)(first + (part + j < count ? part + j : count - 1)) * op->in + start;
+        find_weights(q, op, first + part, first + count, start, depth, wide, row);
         multiply_block(p, q, panel, row, depth, tile + part);
       }
       for (int i = 0; i < p; i++) {
@@ -192,18 +212,30 @@ enum {
 static int least(int a, int b) { return a < b ? a : b; }
 static int parts(int size, int part) { return (size + part - 1) / part; }
 
-static void gradient_of_input(const LinearBackward *op) {
-  const float *dy = op->dy, *weight = op->weight;
+static void gradient_of_input(Backend *backend, const LinearBackward *op) {
   float *dx = op->dx;
   int row_tiles = parts(op->rows, DX_ROWS), column_tiles = parts(op->in, DX_COLUMNS);
+  size_t scratch = weight_tile_scratch(op->weight_type, op->out, least(DX_COLUMNS, op->in));
+  float *wide = scratch ? cpu_workspace(backend, cpu_threads() * scratch * sizeof *wide) : NULL;
 #pragma omp parallel for collapse(2) \
     schedule(dynamic) if ((size_t)op->rows * op->in * op->out / 16 >= PARALLEL_FROM)
   for (int i = 0; i < row_tiles; i++)
     for (int j = 0; j < column_tiles; j++) {
       int r = i * DX_ROWS, c = j * DX_COLUMNS;
-      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, least(DX_ROWS, op->rows - r),
-                  least(DX_COLUMNS, op->in - c), op->out, op->scale, dy + (size_t)r * op->dy_stride,
-                  op->dy_stride, weight + c, op->in, op->accumulate, dx + (size_t)r * op->in + c, op->in);
+      WeightTile tile = {.a = (const float *)op->dy + (size_t)r * op->dy_stride,
+                         .a_stride = op->dy_stride,
+                         .weight = op->weight,
+                         .type = op->weight_type,
+                         .outs = op->out,
+                         .in = op->in,
+                         .first = c,
+                         .rows = least(DX_ROWS, op->rows - r),
+                         .columns = least(DX_COLUMNS, op->in - c),
+                         .scale = op->scale,
+                         .accumulate = op->accumulate,
+                         .into = dx + (size_t)r * op->in + c,
+                         .into_stride = op->in};
+      multiply_weight_tile(&tile, wide ? wide + cpu_thread() * scratch : NULL);
     }
 }
 
@@ -264,6 +296,6 @@ void cpu_linear_backward(Backend *backend, const LinearBackward *given) {
     if (op->dx && !op->accumulate) backend->zero(backend, op->dx, (size_t)op->rows * op->in * sizeof(float));
     return;
   }
-  if (op->dx) gradient_of_input(op);
+  if (op->dx) gradient_of_input(backend, op);
   if (op->dweight) gradient_of_weight(backend, op);
 }

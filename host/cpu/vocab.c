@@ -4,8 +4,8 @@
  * single-threaded BLAS calls on tiles whose sizes depend on the shapes alone. */
 #include <cblas.h>
 
-#include "cpu/cpu.h"
 #include "cpu/simd.h"
+#include "cpu/weights.h"
 
 enum {
   CHUNK_LOGITS = 1 << 22, /* logits that stand in memory at once, about */
@@ -27,21 +27,39 @@ static int chunk_rows(int rows, int vocab) {
 
 /* logits[rows, V] = hidden[rows, H] weight[V, H]t, by the linear operation, whose rows do not depend on
  * the rows beside them: a token's logprob is the same in any batch. It does not use the workspace. */
-static void logits_of(Backend *backend, const float *hidden, const float *weight, int rows, int size,
-                      int vocab, float *logits) {
-  cpu_linear(backend,
-             &(Linear){.x = hidden, .weight = weight, .y = logits, .rows = rows, .in = size, .out = vocab});
+static void logits_of(Backend *backend, const float *hidden, const void *weight, WeightType type, int rows,
+                      int size, int vocab, float *logits) {
+  cpu_linear(backend, &(Linear){.x = hidden,
+                                .weight = weight,
+                                .weight_type = type,
+                                .y = logits,
+                                .rows = rows,
+                                .in = size,
+                                .out = vocab});
 }
 
-/* dhidden[rows, H] = dlogits[rows, V] weight[V, H] */
-static void hidden_gradient(const float *dlogits, const float *weight, int rows, int size, int vocab,
-                            float *dhidden) {
+/* dhidden[rows, H] = dlogits[rows, V] weight[V, H]; wide: scratch of every thread */
+static void hidden_gradient(const VocabBackward *a, const float *dlogits, int rows, float *dhidden,
+                            float *wide) {
+  int size = a->hidden_size, vocab = a->vocab;
+  size_t scratch = weight_tile_scratch(a->weight_type, vocab, smaller(TILE_COLS, size));
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (int r = 0; r < rows; r += TILE_ROWS)
-    for (int c = 0; c < size; c += TILE_COLS)
-      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, smaller(TILE_ROWS, rows - r),
-                  smaller(TILE_COLS, size - c), vocab, 1, dlogits + (size_t)r * vocab, vocab, weight + c,
-                  size, 0, dhidden + (size_t)r * size + c, size);
+    for (int c = 0; c < size; c += TILE_COLS) {
+      WeightTile tile = {.a = dlogits + (size_t)r * vocab,
+                         .a_stride = vocab,
+                         .weight = a->weight,
+                         .type = a->weight_type,
+                         .outs = vocab,
+                         .in = size,
+                         .first = c,
+                         .rows = smaller(TILE_ROWS, rows - r),
+                         .columns = smaller(TILE_COLS, size - c),
+                         .scale = 1,
+                         .into = dhidden + (size_t)r * size + c,
+                         .into_stride = size};
+      multiply_weight_tile(&tile, wide + cpu_thread() * scratch);
+    }
 }
 
 /* dweight[V, H] += dlogits[rows, V]t hidden[rows, H] */
@@ -100,8 +118,8 @@ void cpu_vocab(Backend *backend, const Vocab *a) {
   float *logits = cpu_workspace(backend, (size_t)chunk * a->vocab * sizeof *logits);
   for (int from = 0; from < a->rows; from += chunk) {
     int rows = smaller(chunk, a->rows - from);
-    logits_of(backend, (const float *)a->hidden + (size_t)from * a->hidden_size, a->weight, rows,
-              a->hidden_size, a->vocab, logits);
+    logits_of(backend, (const float *)a->hidden + (size_t)from * a->hidden_size, a->weight, a->weight_type,
+              rows, a->hidden_size, a->vocab, logits);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
       Softmax s = softmax_of(logits + (size_t)i * a->vocab, a->vocab, a->targets[from + i]);
@@ -114,11 +132,12 @@ void cpu_vocab(Backend *backend, const Vocab *a) {
 void cpu_vocab_backward(Backend *backend, const VocabBackward *a) {
   if (a->rows == 0 || a->vocab == 0) return;
   int chunk = chunk_rows(a->rows, a->vocab), size = a->hidden_size, vocab = a->vocab;
-  float *logits = cpu_workspace(backend, (size_t)chunk * vocab * sizeof *logits);
+  size_t scratch = weight_tile_scratch(a->weight_type, vocab, smaller(TILE_COLS, size));
+  float *logits = cpu_workspace(backend, ((size_t)chunk * vocab + cpu_threads() * scratch) * sizeof *logits);
   for (int from = 0; from < a->rows; from += chunk) {
     int rows = smaller(chunk, a->rows - from);
     const float *hidden = (const float *)a->hidden + (size_t)from * size;
-    logits_of(backend, hidden, a->weight, rows, size, vocab, logits);
+    logits_of(backend, hidden, a->weight, a->weight_type, rows, size, vocab, logits);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < rows; i++) {
       int r = from + i;
@@ -128,11 +147,12 @@ void cpu_vocab_backward(Backend *backend, const VocabBackward *a) {
       softmax_backward(row, vocab, a->targets[r], s, a->dlogprob[r], a->dentropy ? a->dentropy[r] : 0);
     }
     if (a->dhidden)
-      hidden_gradient(logits, a->weight, rows, size, vocab, (float *)a->dhidden + (size_t)from * size);
+      hidden_gradient(a, logits, rows, (float *)a->dhidden + (size_t)from * size,
+                      logits + (size_t)chunk * vocab);
     if (a->dweight) weight_gradient(logits, hidden, rows, size, vocab, a->dweight);
   }
 }
 
 void cpu_vocab_logits(Backend *backend, const VocabLogits *a) {
-  logits_of(backend, a->hidden, a->weight, a->rows, a->hidden_size, a->vocab, a->logits);
+  logits_of(backend, a->hidden, a->weight, a->weight_type, a->rows, a->hidden_size, a->vocab, a->logits);
 }

@@ -44,6 +44,18 @@ class AttentionCase {
     return {cu_seqlens.get(), static_cast<int>(shape.lengths.size()), static_cast<int>(tokens), longest};
   }
 
+  Attention forward_op(bf16 *out, float *lse) const {
+    return {sequences(),
+            qkv.get(),
+            shape.prefix_len ? prefix.get() : nullptr,
+            shape.prefix_len,
+            out,
+            lse,
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim};
+  }
+
   /* out [N, Hq d] and lse [Hq, N] */
   void forward(std::vector<double> *out, std::vector<double> *lse) const {
     out->assign(tokens * out_width, 0.0);
@@ -56,7 +68,8 @@ class AttentionCase {
     });
   }
 
-  /* dqkv [N, (Hq + 2 Hkv) d] for dout [N, Hq d]; adds to dprefix [prefix_len, 2 Hkv d] */
+  /* dqkv [N, (Hq + 2 Hkv) d] for dout [N, Hq d]; adds to dprefix [prefix_len, 2 Hkv d], unless that
+   * is null */
   std::vector<double> backward(const DeviceArray<bf16> &dout, std::vector<double> *dprefix) const {
     std::vector<double> dqkv(tokens * width, 0.0);
     double scale = 1 / sqrt(static_cast<double>(shape.head_dim));
@@ -71,9 +84,10 @@ class AttentionCase {
       for (size_t j = 0; j < p.size(); j++) {
         double ds = p[j] * (dp[j] - delta) * scale;
         const bf16 *k = key(begin, j, h);
+        for (int c = 0; c < shape.head_dim; c++) dqkv[at(begin + i, h, c)] += ds * number(k[c]);
+        if (in_prefix(j) && !dprefix) continue;
         double *dk = in_prefix(j) ? dprefix->data() + (k - prefix.get()) : dqkv.data() + (k - qkv.get());
         for (int c = 0; c < shape.head_dim; c++) {
-          dqkv[at(begin + i, h, c)] += ds * number(k[c]);
           dk[c] += ds * number(qkv[at(begin + i, h, c)]);
           dk[shape.kv_heads * shape.head_dim + c] += p[j] * number(dout[out_at(begin + i, h, c)]);
         }

@@ -33,11 +33,11 @@ static void reset(void *context) {
 static void run(void *context) {
   Case *k = context;
   Backend *b = k->backend;
-  b->vocab(
-      b, &(Vocab){k->hidden32, k->weight32, k->targets, k->logprob, k->entropy, k->rows, k->size, k->vocab});
+  b->vocab(b, &(Vocab){k->hidden32, k->weight32, k->targets, k->logprob, k->entropy, k->rows, k->size,
+                       k->vocab, WEIGHT_NATIVE});
   b->vocab_backward(b, &(VocabBackward){k->hidden32, k->weight32, k->targets, k->dlogprob32,
                                         k->dentropy ? k->dentropy32 : NULL, k->logprob2, k->dhidden,
-                                        k->dweight, k->rows, k->size, k->vocab});
+                                        k->dweight, k->rows, k->size, k->vocab, WEIGHT_NATIVE});
 }
 
 static void reference_row(const Case *k, int r, double *logprob, double *entropy) {
@@ -158,9 +158,10 @@ static void a_row_of_logits_has_the_same_bits_alone(void **state) {
     Case k = make_case(&c, rows, size, vocab, 1);
     float *logits = check_output(&c, (size_t)rows * vocab), *alone = check_output(&c, (size_t)vocab);
     Backend *b = c.backend;
-    b->vocab_logits(b, &(VocabLogits){k.hidden32, k.weight32, logits, rows, size, vocab});
+    b->vocab_logits(b, &(VocabLogits){k.hidden32, k.weight32, logits, rows, size, vocab, WEIGHT_NATIVE});
     for (int r = 0; r < rows; r++) {
-      b->vocab_logits(b, &(VocabLogits){k.hidden32 + (size_t)r * size, k.weight32, alone, 1, size, vocab});
+      b->vocab_logits(
+          b, &(VocabLogits){k.hidden32 + (size_t)r * size, k.weight32, alone, 1, size, vocab, WEIGHT_NATIVE});
       check_same(&c, "logits", alone, logits + (size_t)r * vocab, (size_t)vocab);
     }
     for (int r = 0; r < rows; r++) {

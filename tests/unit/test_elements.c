@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/bf16.h"
+#include "base/fp16.h"
 #include "gguf.h"
 #include "safetensors.h"
 #include "testing.h"

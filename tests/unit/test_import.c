@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fp16.h"
 #include "models/import.h"
 #include "models/model.h"
 #include "testing.h"
