@@ -79,7 +79,7 @@ static void lower_bounds_are_those_of_the_formulas(void **state) {
       {"attention", 4 * 20 * (8 + 4) * 32 + 4 * 20 * 4, 2 * 128 * 200},
       {"attention_backward", 4 * 20 * (2 * 8 + 2 * 4) * 32 + 4 * 20 * 4, 5 * 128 * 200},
       {"attention_prefix", 4 * (20 * (8 + 4) * 32 + 128 * 128) + 4 * 20 * 4, 2 * 128 * (200 + 2 * 128 * 20)},
-      {"attention_prefix_backward", 4 * (20 * (2 * 8 + 2 * 4) * 32 + 3 * 128 * 128) + 4 * 20 * 4,
+      {"prefix_backward", 4 * (20 * (2 * 8 + 2 * 4) * 32 + 3 * 128 * 128) + 4 * 20 * 4,
        5 * 128 * (200 + 2 * 128 * 20)},
       {"kv_store", 2 * 4 * 20 * 128 + 4 * 20, 0},
       {"rope", 2 * 4 * 20 * 6 * 32 + 4 * 20, 0},
