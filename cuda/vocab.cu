@@ -10,12 +10,11 @@
  * the gradient is rounded once however many chunks there are. Lower bound: 2 rows H V operations forward, 6
  * backward; about 8 rows V bytes of logits through the L2. */
 #include "primitives.cuh"
+#include "scratch.h"
 
 namespace {
 
 const int threads = 512;
-const size_t chunk_bytes = 64u << 20;
-const int row_multiple = 128; /* a tile of the product */
 
 /* The chunks: logits is scratch, [rows, ld] with ld a multiple of 64 so that rows are aligned. */
 struct Chunks {
@@ -120,15 +119,9 @@ __global__ void __launch_bounds__(threads) add_gradient(const float *from, bf16 
 int smaller(int a, int b) { return a < b ? a : b; }
 
 bool plan_chunks(Backend *backend, int rows, int vocab, int hidden_size, bool gradient, Chunks *out) {
-  int ld = ceil_div(vocab, 64) * 64;
-  size_t row_bytes = static_cast<size_t>(ld) * sizeof(float);
-  int most = static_cast<int>(chunk_bytes / row_bytes < 65536 ? chunk_bytes / row_bytes : 65536);
-  most = most < row_multiple ? row_multiple : most / row_multiple * row_multiple;
-  int chunk = smaller(rows, most);
-  size_t logits = static_cast<size_t>(chunk) * row_bytes;
-  size_t dweight = gradient && chunk < rows
-                       ? static_cast<size_t>(vocab) * static_cast<size_t>(hidden_size) * sizeof(float)
-                       : 0;
+  int ld = vocab_stride(vocab), chunk = vocab_chunk(rows, vocab);
+  size_t logits = static_cast<size_t>(chunk) * static_cast<size_t>(ld) * sizeof(float);
+  size_t dweight = gradient ? vocab_sums_bytes(rows, hidden_size, vocab) : 0;
   char *scratch = static_cast<char *>(cuda_workspace(backend, logits + dweight));
   if (!scratch) return false;
   float *sums = dweight ? reinterpret_cast<float *>(scratch + logits) : nullptr;

@@ -4,13 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "command_check_memory.h"
 #include "command_experiment.h"
 #include "commands.h"
-#include "models/model.h"
 #include "statistics.h"
-#include "trainer.h"
 
-static const double MIB = 1024 * 1024;
 enum { COLUMN_LEAST = 12, COLUMN_MOST = 48 };
 
 static int widen(int width, const char *text) {
@@ -54,39 +52,6 @@ static void print_arms(const Plan *plan) {
     }
     printf("%s\n", arm == base ? " (the baseline)" : !any ? " nothing" : all ? ": the same experiment" : "");
   }
-}
-
-static void print_memory(const char *what, double parameters, double activations) {
-  printf("  %-10s %9.1f MiB of parameters, gradients and optimizer, %9.1f MiB of activations\n", what,
-         parameters / MIB, activations / MIB);
-}
-
-/* The larger parts of each training stage, for a vocabulary of the size that is asked for. */
-static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
-  DecoderConfig config;
-  TRY(experiment_model(arena, e, &config));
-  if (!config.vocab) config.vocab = e->tokenizer.vocab_size;
-  Parameters parameters = {0};
-  Decoder decoder = {0};
-  decoder_declare(&decoder, arena, &config, &parameters);
-  DType storage = strcmp(plan->backend, "cpu") == 0 ? F32 : BF16;
-  double fixed = (double)parameters_bytes(&parameters, storage, false);
-  double trained = (double)parameters_bytes(&parameters, storage, true);
-  int longest = e->data.max_post_tokens + e->data.max_reply_tokens + 2;
-  printf("\nmodel %s: %zu parameters with a vocabulary of %d\n",
-         e->model_from ? e->model_from : e->model_preset, parameters_elements(&parameters), config.vocab);
-  printf("memory (%s)\n", plan->backend);
-  print_memory("sft", trained,
-               (double)activations_bytes(&config, storage, e->sft.tokens_per_batch, training_activations(e)));
-  print_memory("reward", trained,
-               (double)activations_bytes(&config, storage, 2 * e->reward.pairs_per_batch * longest,
-                                         training_activations(e)));
-  double shared = (double)parameters_frozen_bytes(&parameters, storage); /* in memory once */
-  double networks = trained + 2 * (fixed - shared) + (e->ppo.critic == CRITIC_REWARD ? trained - shared : 0);
-  print_memory(
-      "ppo", networks,
-      (double)activations_bytes(&config, storage, e->ppo.minibatch * longest, training_activations(e)));
-  return OK;
 }
 
 /* ---- the batches of PPO ---- */
@@ -168,26 +133,27 @@ static void print_power(const ExperimentFile *file) {
   printf("\n");
 }
 
-static Status print_plan(Arena *arena, Plan *plan) {
+static Status print_plan(Arena *arena, const Arguments *arguments, Plan *plan) {
   const ExperimentFile *file = plan->file;
   printf("%s: %s, %d %s x %d %s, on %s\n", file->path, file->name, file->arm_count,
          file->arm_count == 1 ? "arm" : "arms", file->seed_count, file->seed_count == 1 ? "seed" : "seeds",
          plan->backend);
   print_stages(plan);
   print_arms(plan);
-  TRY(print_model(arena, plan, &file->runs[0].experiment));
+  TRY(check_memory(arena, arguments, plan));
   print_batches(arena, file);
   print_power(file);
   return OK;
 }
 
 Status command_check(Arena *arena, int argc, char **argv) {
+  static const Option options[] = {EXPERIMENT_OPTION_ROWS, CHECK_MEMORY_OPTIONS};
   static const CommandLine line = {
       "popalm check EXPERIMENT [options]",
       "Validates an experiment and prints its plan: stages and which are "
       "cached, what arms share,\nmemory, the batches of PPO, and what so many seeds can tell.",
-      experiment_options,
-      EXPERIMENT_OPTIONS,
+      options,
+      sizeof options / sizeof *options,
       1,
       1};
   return experiment_command(arena, &line, argc, argv, print_plan);

@@ -2,13 +2,6 @@
 
 #include <string.h>
 
-const Option experiment_options[EXPERIMENT_OPTIONS] = {
-    {"--set", "path=value", "override a key: --set ppo.steps=50; may be repeated"},
-    {"--device", "auto|cpu|cuda[:n]", "where to compute"},
-    {"--out", "DIR", "where results and stages are kept; default: runs"},
-    {"--until", "STAGE", "stop after world, tokenizer, sft, reward, evaluate-sft, ppo"},
-};
-
 static Status read_overrides(Arena *arena, const Arguments *arguments, Override **out, int *count) {
   *out = NEW(arena, Override, arguments->given_count);
   *count = 0;
@@ -39,14 +32,14 @@ static Status make_plan(Arena *arena, const Arguments *arguments, ExperimentFile
 }
 
 Status experiment_command(Arena *arena, const CommandLine *line, int argc, char **argv,
-                          Status (*use)(Arena *arena, Plan *plan)) {
+                          Status (*use)(Arena *arena, const Arguments *arguments, Plan *plan)) {
   Arguments arguments;
   ExperimentFile file;
   Plan plan;
   TRY(command_line_parse(arena, line, argc, argv, &arguments));
   if (arguments.help) return OK;
   TRY(make_plan(arena, &arguments, &file, &plan));
-  Status status = use(arena, &plan);
+  Status status = use(arena, &arguments, &plan);
   experiment_free(&file);
   return status;
 }

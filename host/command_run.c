@@ -164,17 +164,19 @@ static Status finish(Arena *arena, const Plan *plan) {
               : OK;
 }
 
-static Status run_plan(Arena *arena, Plan *plan) {
+static Status run_plan(Arena *arena, const Arguments *arguments, Plan *plan) {
+  (void)arguments;
   TRY(plan_run(arena, plan));
   return finish(arena, plan);
 }
 
 Status command_run(Arena *arena, int argc, char **argv) {
+  static const Option options[] = {EXPERIMENT_OPTION_ROWS};
   static const CommandLine line = {
       "popalm run EXPERIMENT [options]",
       "Runs an experiment or its whole ablation. Finished stages are reused, an interrupted one resumes.",
-      experiment_options,
-      EXPERIMENT_OPTIONS,
+      options,
+      sizeof options / sizeof *options,
       1,
       1};
   return experiment_command(arena, &line, argc, argv, run_plan);

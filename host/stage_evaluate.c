@@ -10,8 +10,6 @@
 #include "rollout.h"
 #include "stage.h"
 
-enum { POSTS_AT_ONCE = 32 };
-
 typedef struct Evaluation {
   const StageContext *context;
   const EvaluateSettings *settings;
@@ -54,7 +52,9 @@ static Status open_evaluation(Evaluation *e, const char *policy_folder) {
   e->rewards = NEW(arena, double, e->posts * e->samples);
   e->reply = NEW(arena, Tokens, e->posts * e->samples);
   if (e->world) e->popularity = NEW(arena, double, e->posts * e->samples);
-  return rollout_allocate(arena, &e->rollout, &e->policy, &e->codec, POSTS_AT_ONCE, e->samples);
+  int together = e->posts < EVALUATED_AT_ONCE ? e->posts : EVALUATED_AT_ONCE;
+  TRY(reward_model_reserve(&e->reward, together * e->samples));
+  return rollout_allocate(arena, &e->rollout, &e->policy, &e->codec, together, e->samples);
 }
 
 static Tokens segment(const Evaluation *e, Arena *arena, const char *text) {
@@ -64,8 +64,8 @@ static Tokens segment(const Evaluation *e, Arena *arena, const char *text) {
 /* Replies to posts first .. first+count-1. */
 static Status generate_some(Evaluation *e, int first, int count, Arena *scratch) {
   const StageContext *context = e->context;
-  const int32_t *prompts[POSTS_AT_ONCE];
-  int lengths[POSTS_AT_ONCE];
+  const int32_t *prompts[EVALUATED_AT_ONCE];
+  int lengths[EVALUATED_AT_ONCE];
   Scored *scored = NEW(scratch, Scored, count * e->samples);
   Reply *replies = NEW(scratch, Reply, count * e->samples);
   for (int p = 0; p < count; p++) {
@@ -105,9 +105,9 @@ static Status generate_all(Evaluation *e) {
   progress_begin(&progress, e->context->label, e->posts, 0);
   Status status = OK;
   Arena scratch = {0};
-  for (int first = 0; first < e->posts && status == OK; first += POSTS_AT_ONCE) {
+  for (int first = 0; first < e->posts && status == OK; first += EVALUATED_AT_ONCE) {
     ArenaMark mark = arena_mark(&scratch);
-    int count = e->posts - first < POSTS_AT_ONCE ? e->posts - first : POSTS_AT_ONCE;
+    int count = e->posts - first < EVALUATED_AT_ONCE ? e->posts - first : EVALUATED_AT_ONCE;
     double before = e->tokens;
     status = generate_some(e, first, count, &scratch);
     progress_step(&progress, first + count, e->tokens - before, NULL, 0);

@@ -5,6 +5,15 @@
 #include <string.h>
 #include <unistd.h>
 
+Status experiment_adapt(const Experiment *experiment, DecoderConfig *out) {
+  const AdapterSettings *adapter = &experiment->adapter;
+  if (adapter->rank == 0) return OK;
+  out->lora =
+      (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
+  out->base = adapter->base;
+  return lora_targets_parse(adapter->targets, out, &out->lora);
+}
+
 Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
   const AdapterSettings *adapter = &experiment->adapter;
   TRY(model_start(arena, experiment->model_preset, experiment->model_from, out));
@@ -17,10 +26,7 @@ Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfi
   if (out->lora.rank)
     return fail(INVALID, "model.from %s is an adapter itself; popalm export merges it into its base",
                 experiment->model_from);
-  out->lora = (LoraConfig){
-      .rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
-  out->base = adapter->base;
-  return lora_targets_parse(adapter->targets, out, &out->lora);
+  return experiment_adapt(experiment, out);
 }
 
 ActivationsUse training_activations(const Experiment *experiment) {

@@ -7,9 +7,11 @@
 #include "metrics.h"
 #include "models/model.h"
 
-/* The model that the SFT stage trains: the preset or model.from, with the adapter's shape. vocab is 0 where the
- * tokenizer decides. */
+/* The model that the SFT stage trains: the preset or model.from, with the adapter's shape. vocab is 0 where
+ * the tokenizer decides. */
 Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
+/* Gives a model the experiment's adapter. */
+Status experiment_adapt(const Experiment *experiment, DecoderConfig *out) CHECKED;
 /* How the activations of a training stage are held. */
 ActivationsUse training_activations(const Experiment *experiment);
 
@@ -17,7 +19,8 @@ ActivationsUse training_activations(const Experiment *experiment);
  * linear end at 0). */
 double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t steps);
 
-/* Clips, updates and clears the gradients; update counts from 0. The gradient norm stays in parameters->norm. */
+/* Clips, updates and clears the gradients; update counts from 0. The gradient norm stays in parameters->norm.
+ */
 void optimizer_step(Model *model, const OptimizerSettings *settings, double lr, int64_t update);
 
 /* The state file of a running stage, folder/state.safetensors. */

@@ -73,7 +73,8 @@ size_t parameters_frozen_bytes(const Parameters *parameters, DType storage) {
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
   size_t element = dtype_bytes(storage), each = element;
   if (trainable) each += element + 2 * sizeof(float) + (storage == F32 ? 0 : sizeof(float));
-  return trained_elements(parameters) * each + parameters_frozen_bytes(parameters, storage);
+  size_t norm = trainable ? sizeof(float) : 0; /* of the gradients */
+  return trained_elements(parameters) * each + norm + parameters_frozen_bytes(parameters, storage);
 }
 
 size_t parameters_elements(const Parameters *parameters) {
@@ -342,6 +343,10 @@ Status parameters_download(const Parameters *parameters, Arena *arena, bool with
   *tensors = NEW(arena, HostTensor, sets * parameters->count);
   *count = 0;
   for (int set = 0; set < sets; set++) {
+    if (source[set] && backend->host_memory) { /* written from where it stands */
+      list_tensors(parameters, arena, moment_prefix[set], source[set], *tensors, count);
+      continue;
+    }
     float *host = NEW(arena, float, parameters->total);
     if (source[set])
       TRY(backend->download(backend, host, source[set], parameters->total * sizeof(float)));

@@ -76,7 +76,8 @@ void parameters_zero_grads(Parameters *parameters);
  * tensors are errors. */
 Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, bool frozen,
                        const char *optional_prefix) CHECKED;
-/* Host copies of what is not frozen as fp32 tensors for checkpoint_write; with_optimizer adds "adam.m/<name>"
+/* What is not frozen as fp32 tensors for checkpoint_write, which are copies unless the device's memory is the
+ * host's: valid until the weights change; with_optimizer adds "adam.m/<name>"
  * and "adam.v/<name>". */
 Status parameters_download(const Parameters *parameters, Arena *arena, bool with_optimizer,
                            HostTensor **tensors, int *count) CHECKED;

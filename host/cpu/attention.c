@@ -165,6 +165,11 @@ static size_t part_size(int max_len, int dim) {
   return (size_t)padded(max_len > QUERIES ? max_len : QUERIES, PANEL) * padded(dim, TILE_PAD);
 }
 
+size_t cpu_attention_scratch(int max_len, int head_dim, bool backward) {
+  size_t each = (size_t)(backward ? BACKWARD_PARTS : FORWARD_PARTS) * part_size(max_len, head_dim);
+  return cpu_threads() * each * sizeof(float);
+}
+
 static Scratch scratch_of(float *workspace, int parts, int max_len, int dim) {
   Scratch s = {.pad = padded(dim, TILE_PAD)};
   float *own = workspace + (size_t)omp_get_thread_num() * parts * part_size(max_len, dim);
@@ -204,8 +209,7 @@ void cpu_attention(Backend *backend, const Attention *a) {
   const Sequences *s = &a->sequences;
   int group = a->heads / a->kv_heads, all = a->heads + 2 * a->kv_heads, dim = a->head_dim;
   size_t ldo = (size_t)a->heads * dim;
-  float *workspace = cpu_workspace(
-      backend, omp_get_max_threads() * FORWARD_PARTS * part_size(s->max_len, dim) * sizeof *workspace);
+  float *workspace = cpu_workspace(backend, cpu_attention_scratch(s->max_len, dim, false));
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (int b = 0; b < s->count; b++)
     for (int kv = 0; kv < a->kv_heads; kv++) {
@@ -295,8 +299,7 @@ static void backward_kv_head(const AttentionBackward *a, const Scratch *w, int b
 void cpu_attention_backward(Backend *backend, const AttentionBackward *a) {
   const Sequences *s = &a->sequences;
   int dim = a->head_dim;
-  float *workspace = cpu_workspace(
-      backend, omp_get_max_threads() * BACKWARD_PARTS * part_size(s->max_len, dim) * sizeof *workspace);
+  float *workspace = cpu_workspace(backend, cpu_attention_scratch(s->max_len, dim, true));
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (int b = 0; b < s->count; b++)
     for (int kv = 0; kv < a->kv_heads; kv++) {

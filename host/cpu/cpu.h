@@ -17,6 +17,13 @@ enum { PARALLEL_FROM = 32768 };
  * An operation that calls another (linear_backward uses it, linear does not) must not hold it meanwhile. */
 void *cpu_workspace(Backend *backend, size_t bytes);
 
+/* What the backend takes for a workspace of this size: a little more, so that it seldom grows. */
+size_t cpu_grown(size_t bytes);
+/* Bytes of scratch memory of the operations that take much, which both they and statements of memory use. */
+size_t cpu_vocab_scratch(int rows, int hidden, int vocab, WeightType type, bool backward);
+size_t cpu_linear_backward_scratch(int rows, int in, int out, WeightType type, bool dx, bool dweight);
+size_t cpu_attention_scratch(int max_len, int head_dim, bool backward);
+
 /* Threads that may share an operation, and which of them this is. */
 size_t cpu_threads(void);
 size_t cpu_thread(void);

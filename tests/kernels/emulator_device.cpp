@@ -7,8 +7,10 @@
 #include <functional>
 #include <vector>
 
+#include "memory_count.h"
 #include "operations.h"
 #include "primitives.cuh"
+#include "scratch.h"
 
 namespace {
 
@@ -16,12 +18,24 @@ typedef std::vector<std::function<void()>> Recording;
 
 Recording *recording; /* that submissions go to, instead of running */
 
+MemoryCount counted;
+size_t largest; /* scratch memory, which the GPU's backend would hold */
+
 Status allocate(Backend *, size_t bytes, const char *, void **out) {
   *out = device_alloc(bytes);
+  counted.add(*out, bytes);
   return OK;
 }
 
-void release(Backend *, void *memory) { device_free(memory); }
+void release(Backend *, void *of) {
+  counted.remove(of);
+  device_free(of);
+}
+
+size_t peak(Backend *, bool reset) {
+  if (reset) counted.remove(&largest), largest = 0;
+  return counted.most(reset);
+}
 
 /* Not part of a recording: the host's memory may be gone when it is replayed. */
 void transfer(const char *what, void *to, const void *from, size_t bytes) {
@@ -54,7 +68,7 @@ void copy(Backend *, void *to, const void *from, size_t bytes) {
 Status synchronize(Backend *) { return OK; }
 
 void memory_of(Backend *, size_t *used, size_t *total) {
-  *used = 0;
+  *used = counted.used;
   *total = static_cast<size_t>(64) << 30;
 }
 
@@ -99,6 +113,11 @@ void emulator_submit(std::function<void()> work) {
 void *cuda_workspace(Backend *backend, size_t bytes) {
   static std::vector<void *> kept;
   CudaState *state = cuda_state(backend);
+  if (bytes > largest) {
+    counted.remove(&largest);
+    largest = workspace_grown(bytes);
+    counted.add(&largest, largest);
+  }
   if (recording) {
     kept.push_back(device_alloc(bytes));
     return kept.back();
@@ -131,6 +150,7 @@ Backend *emulator_backend() {
   backend.copy = copy;
   backend.synchronize = synchronize;
   backend.memory = memory_of;
+  backend.peak = peak;
   backend.timer_start = timer_start;
   backend.timer_stop = timer_stop;
   backend.records = true;

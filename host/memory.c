@@ -1,0 +1,162 @@
+#include "memory.h"
+
+#include "batch.h"
+#include "models/model.h"
+#include "ppo.h"
+#include "reward_model.h"
+#include "rollout.h"
+#include "trainer.h"
+
+/* A stage in the making. */
+typedef struct Sum {
+  const MemoryQuestion *question;
+  DType storage;
+  int prompt, sequence, reply; /* tokens of the longest of each */
+  MemoryNeed need;
+} Sum;
+
+static Sum begin(const MemoryQuestion *question) {
+  const DataSettings *data = &question->experiment->data;
+  Sum sum = {.question = question,
+             .storage = backend_storage(question->kind),
+             .prompt = question->prompt_start + data->max_post_tokens + 1,
+             .reply = data->max_reply_tokens};
+  sum.sequence = sum.prompt + sum.reply + 1;
+  return sum;
+}
+
+/* A model of the stage. Of several with the same frozen base it stands in memory once. */
+static void add_model(Sum *sum, const DecoderConfig *config, ModelParts parts, bool trained) {
+  Arena arena = {0};
+  Model model;
+  model_declare(&arena, &model, config, parts);
+  size_t frozen = parameters_frozen_bytes(&model.parameters, sum->storage);
+  sum->need.parameters += parameters_bytes(&model.parameters, sum->storage, trained) - frozen;
+  sum->need.base = frozen > sum->need.base ? frozen : sum->need.base;
+  arena_free(&arena);
+}
+
+static void add_pass(Sum *sum, const DecoderConfig *config, int tokens, int rows, ActivationsUse use) {
+  bool trains = use != ACTIVATIONS_INFERENCE;
+  sum->need.activations += activations_bytes(config, sum->storage, tokens, use) +
+                           model_rows_bytes(config, sum->storage, rows, trains);
+}
+
+static void add_batch(Sum *sum, int tokens, int sequences) {
+  sum->need.activations += batch_bytes(tokens, sequences);
+  sum->need.data += batch_bytes(tokens, sequences); /* the host's copy */
+}
+
+static void add_reward_buffers(Sum *sum, const DecoderConfig *config, int tokens) {
+  sum->need.activations += reward_model_bytes(config, sum->storage, tokens);
+}
+
+/* The largest operation of all passes counts. */
+static void add_scratch(Sum *sum, const DecoderConfig *c, int tokens, int rows, int sampled, bool trains) {
+  PassShape shape = {.tokens = tokens,
+                     .rows = rows,
+                     .sampled_rows = sampled,
+                     .hidden = c->hidden,
+                     .mlp = c->mlp,
+                     .mlp_out = c->activation == ACTIVATION_SWIGLU ? 2 * c->mlp : c->mlp,
+                     .attention = c->heads * c->head_dim,
+                     .qkv = (c->heads + 2 * c->kv_heads) * c->head_dim,
+                     .vocab = c->vocab,
+                     .head_dim = c->head_dim,
+                     .kv_heads = c->kv_heads,
+                     .max_len = sum->sequence,
+                     .trains = trains,
+                     .trains_matrices = trains && c->lora.rank == 0,
+                     .weights = c->lora.rank ? c->base : WEIGHT_NATIVE};
+  size_t bytes = backend_scratch(sum->question->kind, &shape);
+  if (bytes > sum->need.scratch) sum->need.scratch = bytes;
+}
+
+/* A tokenizer's tables, and the text that they are read from (host/tokenizer_load.c): about so many times its
+ * file. A file's index is 8 bytes a line and an example's 8 bytes, of which texts of 64 make an eighth. */
+enum { TOKENIZER_FACTOR = 12, INDEX_SHARE = 8 };
+
+static MemoryNeed finish(Sum *sum) {
+  MemoryNeed *need = &sum->need;
+  const MemoryQuestion *question = sum->question;
+  need->scratch += backend_fixed(question->kind);
+  need->device = need->base + need->parameters + need->activations + need->sampler + need->scratch;
+  need->data += question->files + question->files / INDEX_SHARE + TOKENIZER_FACTOR * question->tokenizer;
+  return *need;
+}
+
+/* The model that a reward model is made of. */
+static DecoderConfig reward_config(const MemoryQuestion *question) {
+  DecoderConfig config = *question->model;
+  if (question->experiment->reward.init == REWARD_INIT_SFT) return config;
+  config.lora = (LoraConfig){0}; /* random weights, all of them trained */
+  config.base = WEIGHT_NATIVE;
+  return config;
+}
+
+MemoryNeed memory_sft(const MemoryQuestion *question) {
+  Sum sum = begin(question);
+  const DecoderConfig *config = question->model;
+  int tokens = question->experiment->sft.tokens_per_batch;
+  add_model(&sum, config, (ModelParts){0}, true);
+  add_pass(&sum, config, tokens, tokens, training_activations(question->experiment));
+  add_batch(&sum, tokens, tokens);
+  sum.need.activations += 2 * (size_t)tokens * sizeof(float); /* logprobs */
+  add_scratch(&sum, config, tokens, tokens, 0, true);
+  return finish(&sum);
+}
+
+MemoryNeed memory_reward(const MemoryQuestion *question) {
+  Sum sum = begin(question);
+  DecoderConfig config = reward_config(question);
+  int pairs = question->experiment->reward.pairs_per_batch, tokens = 2 * pairs * sum.sequence;
+  add_model(&sum, &config, (ModelParts){.reward_head = true}, true);
+  add_pass(&sum, &config, tokens, 2 * pairs, training_activations(question->experiment));
+  add_batch(&sum, tokens, 2 * pairs);
+  sum.need.activations += 4 * (size_t)pairs * sizeof(float); /* rewards, losses, margins */
+  add_reward_buffers(&sum, &config, tokens);
+  add_scratch(&sum, &config, tokens, 0, 0, true);
+  return finish(&sum);
+}
+
+MemoryNeed memory_ppo(const MemoryQuestion *question) {
+  Sum sum = begin(question);
+  const DecoderConfig *config = question->model;
+  DecoderConfig reward = reward_config(question);
+  const PpoSettings *ppo = &question->experiment->ppo;
+  ActivationsUse use = training_activations(question->experiment);
+  int tokens = ppo->minibatch * sum.sequence, rows = ppo->minibatch * sum.reply;
+  int samples = ppo->posts_per_step * ppo->samples_per_post;
+  bool shared = ppo->critic == CRITIC_SHARED;
+  add_model(&sum, config, (ModelParts){.value_head = shared}, true);
+  add_model(&sum, config, (ModelParts){0}, false); /* the reference */
+  add_model(&sum, &reward, (ModelParts){.reward_head = true}, false);
+  if (!shared) add_model(&sum, &reward, (ModelParts){.value_head = true}, true);
+  add_pass(&sum, config, tokens, rows, use);
+  add_pass(&sum, config, tokens, rows, ACTIVATIONS_INFERENCE);
+  if (!shared) add_pass(&sum, &reward, tokens, rows, use);
+  add_batch(&sum, tokens, ppo->minibatch);
+  sum.need.activations += ppo_values_bytes(ppo, sum.reply);
+  add_reward_buffers(&sum, &reward, reward_model_tokens(samples, sum.sequence));
+  sum.need.sampler =
+      rollout_bytes(config, sum.storage, sum.prompt, sum.reply, ppo->posts_per_step, ppo->samples_per_post);
+  add_scratch(&sum, config, tokens, rows, samples, true);
+  if (!shared) add_scratch(&sum, &reward, tokens, 0, 0, true);
+  return finish(&sum);
+}
+
+MemoryNeed memory_evaluate(const MemoryQuestion *question) {
+  Sum sum = begin(question);
+  const EvaluateSettings *evaluate = &question->experiment->evaluate;
+  DecoderConfig reward = reward_config(question);
+  int posts = EVALUATED_AT_ONCE, samples = 0; /* posts together; samples of each */
+  if (evaluate->posts > 0 && evaluate->posts < posts) posts = evaluate->posts;
+  for (int i = 0; i < evaluate->top_count; i++)
+    if (evaluate->tops[i] > samples) samples = evaluate->tops[i];
+  add_model(&sum, question->model, (ModelParts){0}, false);
+  add_model(&sum, &reward, (ModelParts){.reward_head = true}, false);
+  add_reward_buffers(&sum, &reward, reward_model_tokens(posts * samples, sum.sequence));
+  sum.need.sampler = rollout_bytes(question->model, sum.storage, sum.prompt, sum.reply, posts, samples);
+  add_scratch(&sum, question->model, posts * sum.prompt, 0, posts * samples, false);
+  return finish(&sum);
+}
