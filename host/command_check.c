@@ -133,14 +133,14 @@ static void print_power(const ExperimentFile *file) {
   printf("\n");
 }
 
-static Status print_plan(Arena *arena, const Arguments *arguments, Plan *plan) {
+static Status print_plan(Arena *arena, Plan *plan) {
   const ExperimentFile *file = plan->file;
   printf("%s: %s, %d %s x %d %s, on %s\n", file->path, file->name, file->arm_count,
          file->arm_count == 1 ? "arm" : "arms", file->seed_count, file->seed_count == 1 ? "seed" : "seeds",
          plan->backend);
   print_stages(plan);
   print_arms(plan);
-  TRY(check_memory(arena, arguments, plan));
+  TRY(check_memory(arena, plan));
   print_batches(arena, file);
   print_power(file);
   return OK;
@@ -156,5 +156,9 @@ Status command_check(Arena *arena, int argc, char **argv) {
       sizeof options / sizeof *options,
       1,
       1};
-  return experiment_command(arena, &line, argc, argv, print_plan);
+  Arguments arguments;
+  TRY(command_line_parse(arena, &line, argc, argv, &arguments));
+  if (arguments.help) return OK;
+  return option_given(&arguments, "--memory-of") ? check_memory_of(arena, &arguments)
+                                                 : experiment_planned(arena, &arguments, print_plan);
 }

@@ -5,11 +5,14 @@
 #include "options.h"
 #include "plan.h"
 
-#define CHECK_MEMORY_OPTIONS                                                                          \
-  {"--memory-model", "PRESET", "state the memory of this model description (llama-7b, a .json file) " \
-                               "instead"},                                                            \
-      {"--memory-device", "cpu|cuda", "state the memory on this kind of device instead"}
+#define CHECK_MEMORY_OPTIONS                                                                            \
+  {"--memory-of", "PRESET", "state the memory only, of this model description instead of the model"}, { \
+    "--memory-on", "cpu|cuda", "with --memory-of: on this kind of device, which need not be here"       \
+  }
 
-Status check_memory(Arena *arena, const Arguments *arguments, const Plan *plan) CHECKED;
+/* The stages of a plan, and what they took where they are finished. */
+Status check_memory(Arena *arena, const Plan *plan) CHECKED;
+/* A model that is only described (--memory-of), in the experiment's place. */
+Status check_memory_of(Arena *arena, const Arguments *arguments) CHECKED;
 
 #endif

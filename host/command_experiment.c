@@ -18,28 +18,28 @@ static Status read_overrides(Arena *arena, const Arguments *arguments, Override 
   return OK;
 }
 
-static Status make_plan(Arena *arena, const Arguments *arguments, ExperimentFile *file, Plan *plan) {
+Status experiment_open(Arena *arena, const Arguments *arguments, ExperimentFile *out) {
   Override *overrides;
   int count;
+  TRY(read_overrides(arena, arguments, &overrides, &count));
+  return experiment_read(arena, arguments->positional[0], overrides, count, out);
+}
+
+static Status make_plan(Arena *arena, const Arguments *arguments, ExperimentFile *file, Plan *plan) {
   StageId until = STAGE_EVALUATE_PPO;
   const char *last = option_text(arguments, "--until", NULL);
   if (last) TRY(plan_find_stage(last, &until));
-  TRY(read_overrides(arena, arguments, &overrides, &count));
-  TRY(experiment_read(arena, arguments->positional[0], overrides, count, file));
+  TRY(experiment_open(arena, arguments, file));
   Status status = plan_make(arena, file, stages, option_text(arguments, "--out", "runs"), until, plan);
   if (status != OK) experiment_free(file);
   return status;
 }
 
-Status experiment_command(Arena *arena, const CommandLine *line, int argc, char **argv,
-                          Status (*use)(Arena *arena, const Arguments *arguments, Plan *plan)) {
-  Arguments arguments;
+Status experiment_planned(Arena *arena, const Arguments *arguments, Status (*use)(Arena *arena, Plan *plan)) {
   ExperimentFile file;
   Plan plan;
-  TRY(command_line_parse(arena, line, argc, argv, &arguments));
-  if (arguments.help) return OK;
-  TRY(make_plan(arena, &arguments, &file, &plan));
-  Status status = use(arena, &arguments, &plan);
+  TRY(make_plan(arena, arguments, &file, &plan));
+  Status status = use(arena, &plan);
   experiment_free(&file);
   return status;
 }

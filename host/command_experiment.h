@@ -12,9 +12,10 @@
     "--until", "STAGE", "stop after world, tokenizer, sft, reward, evaluate-sft, ppo" \
   }
 
-/* A whole command: reads its arguments and the experiment that they name, makes the plan, and gives it to
- * use. */
-Status experiment_command(Arena *arena, const CommandLine *line, int argc, char **argv,
-                          Status (*use)(Arena *arena, const Arguments *arguments, Plan *plan)) CHECKED;
+/* The experiment that the first argument names, with the overrides among the options. */
+Status experiment_open(Arena *arena, const Arguments *arguments, ExperimentFile *out) CHECKED;
+/* The rest of a command whose arguments are read: makes the plan of the experiment and gives it to use. */
+Status experiment_planned(Arena *arena, const Arguments *arguments,
+                          Status (*use)(Arena *arena, Plan *plan)) CHECKED;
 
 #endif

@@ -164,8 +164,7 @@ static Status finish(Arena *arena, const Plan *plan) {
               : OK;
 }
 
-static Status run_plan(Arena *arena, const Arguments *arguments, Plan *plan) {
-  (void)arguments;
+static Status run_plan(Arena *arena, Plan *plan) {
   TRY(plan_run(arena, plan));
   return finish(arena, plan);
 }
@@ -179,5 +178,7 @@ Status command_run(Arena *arena, int argc, char **argv) {
       sizeof options / sizeof *options,
       1,
       1};
-  return experiment_command(arena, &line, argc, argv, run_plan);
+  Arguments arguments;
+  TRY(command_line_parse(arena, &line, argc, argv, &arguments));
+  return arguments.help ? OK : experiment_planned(arena, &arguments, run_plan);
 }

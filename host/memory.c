@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <string.h>
+
 #include "batch.h"
 #include "models/model.h"
 #include "ppo.h"
@@ -33,6 +35,10 @@ static void add_model(Sum *sum, const DecoderConfig *config, ModelParts parts, b
   size_t frozen = parameters_frozen_bytes(&model.parameters, sum->storage);
   sum->need.parameters += parameters_bytes(&model.parameters, sum->storage, trained) - frozen;
   sum->need.base = frozen > sum->need.base ? frozen : sum->need.base;
+  /* A GPU's weights and moments are copied to the host to be saved. */
+  if (trained && strcmp(sum->question->kind, "cpu") != 0)
+    sum->need.data += 3 * (parameters_bytes(&model.parameters, F32, false) -
+                           parameters_frozen_bytes(&model.parameters, F32));
   arena_free(&arena);
 }
 
