@@ -21,7 +21,7 @@ Status stage_memory(Arena *arena, const Stage *stage, const StageContext *contex
 /* Before and after a stage: starts the peaks, and reads them. backend may be NULL. */
 void stage_memory_start(Backend *backend);
 void stage_memory_measure(Backend *backend, StageMemory *memory);
-/* An object "memory" of stage.json, and back. */
+/* An object "memory" of stage.json; and back, where it was made with the same statement. */
 void stage_memory_add(cJSON *marker, const StageMemory *memory);
 void stage_memory_read(const cJSON *marker, StageMemory *memory);
 
