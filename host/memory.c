@@ -78,16 +78,18 @@ static void add_scratch(Sum *sum, const DecoderConfig *c, int tokens, int rows, 
   if (bytes > sum->need.scratch) sum->need.scratch = bytes;
 }
 
-/* A tokenizer's tables, and the text that they are read from (host/tokenizer_load.c): about so many times its
- * file. A file's index is 8 bytes a line and an example's 8 bytes, of which texts of 64 make an eighth. */
-enum { TOKENIZER_FACTOR = 12, INDEX_SHARE = 8 };
+/* Measured: a tokenizer takes its caches and tables of Unicode, and about 12 times its file (on one of 49152
+ * tokens) for its own tables and what reading the file leaves behind. A file's index is 8 bytes a line and an
+ * example's 8 bytes, of which texts of 64 make an eighth. */
+enum { TOKENIZER_TABLES = 4 << 20, TOKENIZER_FACTOR = 12, INDEX_SHARE = 8 };
 
 static MemoryNeed finish(Sum *sum) {
   MemoryNeed *need = &sum->need;
   const MemoryQuestion *question = sum->question;
   need->scratch += backend_fixed(question->kind);
   need->device = need->base + need->parameters + need->activations + need->sampler + need->scratch;
-  need->data += question->files + question->files / INDEX_SHARE + TOKENIZER_FACTOR * question->tokenizer;
+  need->data += question->files + question->files / INDEX_SHARE + TOKENIZER_TABLES +
+                TOKENIZER_FACTOR * question->tokenizer;
   return *need;
 }
 

@@ -84,9 +84,9 @@ static Status call_stage(Plan *plan, PlanStage *stage, Backend *backend) {
   double started = seconds_now();
   StageMemory memory;
   Status status = OK;
-  stage_memory_start(context.backend);
   if (context.backend)
     status = stage_memory(&arena, &plan->table[stage->id], &context, plan->backend, NULL, &memory);
+  stage_memory_start(context.backend);
   if (status == OK) status = plan->table[stage->id].run(&context);
   if (context.backend) stage_memory_measure(context.backend, &memory);
   if (status == OK)

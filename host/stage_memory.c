@@ -67,6 +67,8 @@ Status stage_memory(Arena *arena, const Stage *stage, const StageContext *contex
   if (!stage->memory) return OK;
   DecoderConfig model;
   MemoryQuestion question = {.experiment = e, .kind = kind, .model = described};
+  resident_reset(); /* what was read before is given back */
+  size_t program = resident_bytes();
   if (described)
     model = *described;
   else
@@ -77,7 +79,7 @@ Status stage_memory(Arena *arena, const Stage *stage, const StageContext *contex
   if (stage->reads_dev) question.files += posts_size(e, context->dev, e->data.world.dev_posts);
   if (stage->reads_pairs) question.files += pairs_size(e, context->pairs);
   out->need = stage->memory(&question);
-  out->process = resident_bytes() + out->need.data + (strcmp(kind, "cpu") == 0 ? out->need.device : 0);
+  out->process = program + out->need.data + (strcmp(kind, "cpu") == 0 ? out->need.device : 0);
   return OK;
 }
 

@@ -5,7 +5,7 @@
 #include "models/reduce.h"
 
 enum {
-  READ_AT_ONCE = 1 << 22, /* values of a file */
+  READ_AT_ONCE = 1 << 20, /* values of a file */
   STAGED = 1 << 20,       /* values that are converted at once */
   FROZEN_ALIGNMENT = 256  /* bytes */
 };
