@@ -181,7 +181,7 @@ void forward(Backend *backend, const Attention &op) {
 
 }  // namespace
 
-void cuda_attention(Backend *backend, const Attention *op) {
+void cuda_attention_portable(Backend *backend, const Attention *op) {
   if (!attention_head_dim_fits(backend, op->head_dim, "attention: head_dim is not a multiple of 8 up to 128"))
     return;
   if (op->head_dim <= 32)
@@ -190,4 +190,8 @@ void cuda_attention(Backend *backend, const Attention *op) {
     forward<64>(backend, *op);
   else
     forward<128>(backend, *op);
+}
+
+void cuda_attention(Backend *backend, const Attention *op) {
+  if (!cuda_attention_hopper(backend, op)) cuda_attention_portable(backend, op);
 }

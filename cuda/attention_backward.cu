@@ -251,9 +251,8 @@ void backward(Backend *backend, const AttentionBackward &op, const float *delta)
     backward<D, 8>(backend, op, delta);
 }
 
-}  // namespace
-
-void cuda_attention_backward(Backend *backend, const AttentionBackward *op) {
+/* hopper: the kernels for compute capability 9.0 where they fit. */
+void run(Backend *backend, const AttentionBackward *op, bool hopper) {
   if (!attention_head_dim_fits(backend, op->head_dim,
                                "attention_backward: head_dim is not a multiple of 8 up to 128"))
     return;
@@ -263,10 +262,19 @@ void cuda_attention_backward(Backend *backend, const AttentionBackward *op) {
   if (!delta) return;
   unsigned blocks = static_cast<unsigned>(ceil_div(rows * delta_lanes, static_cast<size_t>(delta_threads)));
   launch(cuda_state(backend), {"attention_delta", blocks, delta_threads, 0}, attention_delta, *op, delta);
+  if (hopper && cuda_attention_backward_hopper(backend, op, delta)) return;
   if (op->head_dim <= 32)
     backward<32>(backend, *op, delta);
   else if (op->head_dim <= 64)
     backward<64>(backend, *op, delta);
   else
     backward<128>(backend, *op, delta);
+}
+
+}  // namespace
+
+void cuda_attention_backward(Backend *backend, const AttentionBackward *op) { run(backend, op, true); }
+
+void cuda_attention_backward_portable(Backend *backend, const AttentionBackward *op) {
+  run(backend, op, false);
 }

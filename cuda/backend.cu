@@ -198,6 +198,7 @@ void record_free(Backend *backend, void *recording) {
 
 void close_device(Backend *backend) {
   Device *device = device_of(backend);
+  cuda_leave(device);
   if (device->stream) cudaStreamSynchronize(device->stream);
   free_retired(device);
   cublaslt_close(device->library);
@@ -254,9 +255,11 @@ void fill_table(Device *device) {
   b.memory = device_memory;
   b.peak = peak;
   b.attention_baseline = cuda_attention_baseline;
+  b.attention_backward_baseline = cuda_attention_backward_baseline;
   b.timer_start = timer_start;
   b.timer_stop = timer_stop;
   b.close = close_device;
+  b.join = cuda_join;
   b.records = true;
   b.record_begin = record_begin;
   b.record_end = record_end;
@@ -317,6 +320,7 @@ Status cuda_backend_open(int index, Backend **out) {
   Device *device = new (std::nothrow) Device();
   if (!device) return fail(FAILED, "out of memory for the backend cuda:%d; close other programs", index);
   device->sm_count = properties.multiProcessorCount;
+  device->hopper = properties.major == 9;
   snprintf(device->name, sizeof device->name, "cuda:%d", index);
   fill_table(device);
   error = make_streams(device);

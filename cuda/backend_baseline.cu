@@ -126,8 +126,8 @@ bool run_sequence(Backend *backend, const Cublas *library, const Attention &a, i
 }  // namespace
 
 /* Waits for the device once, to read the lengths. */
-bool cuda_attention_baseline(Backend *backend, const Attention *a, int which, const char **name) {
-  const Cublas *library = which == 0 ? open_cublas() : nullptr;
+bool cuda_attention_unfused(Backend *backend, const Attention *a, const char **name) {
+  const Cublas *library = a->prefix_len == 0 ? open_cublas() : nullptr;
   if (!library) return false;
   *name = "cuBLAS, scores stored";
   std::vector<int32_t> cu(static_cast<size_t>(a->sequences.count) + 1);

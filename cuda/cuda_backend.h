@@ -12,11 +12,13 @@ struct CUstream_st;
 
 struct CudaState {
   int sm_count;        /* multiprocessors */
+  bool hopper;         /* the attention kernels for compute capability 9.0 are used where they fit */
   CUstream_st *stream; /* everything runs on it, in order */
   uint32_t
       *grid_counter; /* device, one word whose lower 31 bits are 0 at rest: see grid_barrier, last_block */
   void *workspace;   /* device scratch, see cuda_workspace */
   size_t workspace_bytes;
+  struct NcclGroup *ranks;  /* NULL until cuda_join */
   struct CublasLt *library; /* for cuda_product; NULL: every product goes by the kernel of product.cu */
   const char *failed;       /* kernel or call of the first error, or NULL */
   int error;                /* its cudaError_t */
@@ -66,6 +68,10 @@ CublasLt *cublaslt_open(void);
 void cublaslt_close(CublasLt *library);
 size_t cublaslt_version(const CublasLt *library); /* as CUBLAS_VERSION: 130100 is 13.1 */
 
+/* Backend.join, and its end (backend_collectives.cu). */
+Status cuda_join(Backend *backend);
+void cuda_leave(CudaState *state);
+
 /* The launchers, one an operation, each in the file of its name. */
 void cuda_embedding(Backend *backend, const Embedding *op);
 void cuda_embedding_backward(Backend *backend, const EmbeddingBackward *op);
@@ -97,8 +103,20 @@ void cuda_ppo_advantage(Backend *backend, const PpoAdvantage *op);
 void cuda_ppo_loss(Backend *backend, const PpoLoss *op);
 void cuda_grad_norm(Backend *backend, const GradNorm *op);
 void cuda_adamw(Backend *backend, const AdamW *op);
-/* Of backend_baseline.cu; for benchmarks only. */
+
+/* The two kernels behind cuda_attention and behind cuda_attention_backward: those for compute capability 9.0 are
+ * tried first; they return false, having done nothing, where they do not fit. */
+bool cuda_attention_hopper(Backend *backend, const Attention *op);
+void cuda_attention_portable(Backend *backend, const Attention *op);
+bool cuda_attention_backward_hopper(Backend *backend, const AttentionBackward *op, const float *delta);
+void cuda_attention_backward_portable(Backend *backend, const AttentionBackward *op);
+
+/* For benchmarks only: attention_baseline.cu, backend_baseline.cu (with cuBLAS). */
 bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, const char **name);
+bool cuda_attention_backward_baseline(Backend *backend, const AttentionBackward *op, int which,
+                                      const char **name);
+bool cuda_attention_unfused(Backend *backend, const Attention *op, const char **name);
+
 void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 
 #endif

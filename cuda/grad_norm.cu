@@ -1,4 +1,4 @@
-/* norm = sqrt(sum of squares) of n bf16 gradients
+/* norm = sqrt(sum of squares) of n bf16 gradients and of a few fp32 norms
  *
  * Sums of 8 squares in fp32, of everything else in double; 8 squares that do not fit into fp32 are taken in
  * double, too, so that nothing overflows before the norm itself does. A block sums 16384 gradients, a second
@@ -37,9 +37,12 @@ __global__ void __launch_bounds__(threads)
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(threads) norm_of_sums(const double *sums, size_t blocks, float *norm) {
+__global__ void __launch_bounds__(threads)
+    norm_of_sums(const double *sums, size_t blocks, const float *others, int other_count, float *norm) {
   double sum = 0.0;
   for (size_t i = threadIdx.x; i < blocks; i += threads) sum += sums[i];
+  for (int i = threadIdx.x; i < other_count; i += threads)
+    sum += static_cast<double>(others[i]) * static_cast<double>(others[i]);
   sum = block_sum(sum);
   if (threadIdx.x == 0) *norm = static_cast<float>(sqrt(sum));
 }
@@ -53,5 +56,6 @@ void cuda_grad_norm(Backend *backend, const GradNorm *op) {
   bool aligned = reinterpret_cast<uintptr_t>(op->grad) % 16 == 0;
   launch(cuda_state(backend), {"square_sums", static_cast<unsigned>(blocks), threads, 0}, square_sums,
          static_cast<const bf16 *>(op->grad), op->count, aligned, sums);
-  launch(cuda_state(backend), {"norm_of_sums", 1, threads, 0}, norm_of_sums, sums, blocks, op->norm);
+  launch(cuda_state(backend), {"norm_of_sums", 1, threads, 0}, norm_of_sums, sums, blocks,
+         op->others, op->other_count, op->norm);
 }

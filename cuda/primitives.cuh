@@ -14,7 +14,7 @@
  * launch_cooperative(...)                       for grid_barrier; cooperative_blocks: how many blocks fit
  * threadIdx blockIdx blockDim gridDim           as in CUDA; lane_index(), warp_index()
  * SHARED(float, partial, [8][32]);              a named static shared array; SHARED(int, flag, ); a variable
- * DYNAMIC_SHARED(bytes);                        unsigned char *bytes: the launch's shared_bytes, 128-byte aligned
+ * DYNAMIC_SHARED(bytes);                        unsigned char *bytes: the launch's shared_bytes, 1024-byte aligned
  * block_sync()                                  barrier of the whole block
  * named_sync(id, threads) named_arrive(...)     barriers 1..15 among `threads` threads: wait, or arrive without waiting
  * warp_sync()
@@ -26,6 +26,24 @@
  * copy_async_commit() copy_async_wait<n>()      close a group; wait until at most n of this thread's are in flight
  * load_matrix_x4(r, row) load_matrix_x4_trans   ldmatrix: lane i gives the address of row i % 8 of matrix i / 8
  * mma_bf16(c, a, b0, b1)                        c[4] += a[4] b[2], m16n8k16, bf16 in, fp32 accumulators
+ *
+ * Compute capability 9.0a only (elsewhere hopper_device is false and they trap):
+ * mbarrier_init(b, arrivals)                    of an MBarrier in shared memory; then mbarrier_init_fence() and a barrier
+ * mbarrier_arrive(b)                            mbarrier_arrive_expect(b, bytes): arrive, and so many bytes are to come
+ * mbarrier_wait(b, parity)                      until the phase of this parity is complete; the first phase has 0
+ * tensor_load(shared, map, column, row, b)      the map's box from there on, 128-byte swizzle, zeros outside; tells b
+ * make_tensor_map(state, &map, base, columns, rows, row_bytes, box_columns, box_rows)   on the host; map goes to the
+ *                                               kernel by value: const __grid_constant__ TensorMap
+ * async_proxy_fence()                           what this thread wrote to shared memory, for wgmma and copies to see
+ * wgmma_descriptor(shared, leading, stride)     of a matrix in 128-byte swizzled rows, see below
+ * wgmma_shared<n, a_mn, b_mn>(acc, a, b, add)   acc[n / 8][4] (+)= A B, 64 x n x 16, by descriptors; by a warpgroup
+ * wgmma_registers<n, b_mn>(acc, a, b, add)      A in registers, as a[4] of mma_bf16
+ * wgmma_fence() wgmma_commit() wgmma_wait<n>()  before the first product after registers were touched; close a group;
+ *                                               until at most n groups are in flight
+ * wgmma_settle(registers)                       the compiler moves nothing that touches them over this place: after a wait
+ *                                               that they come from, before a wait that their computation is to overlap
+ * registers_give<n>() registers_take<n>()       setmaxnreg: of the whole warpgroup
+ *
  * to_float(bf16) to_bf16(float)                 pack_bf16(low, high), unpack_bf16(pair, low, high); pack8, unpack8
  * load8(p, float[8]) store8(p, float[8])        8 bf16 at a 16-byte aligned address
  * load_floats(p, float[n]) store_floats         fp32 at a 16-byte aligned address
@@ -70,6 +88,11 @@ struct alignas(16) Bytes16 {
 
 #endif
 
+/* What tensor_load takes: boxes of box_rows x box_columns (64: 128 bytes) bf16 of the array base [rows, columns], whose
+ * rows are row_bytes apart. False where the driver or the alignment (16 bytes) does not allow it. */
+bool make_tensor_map(CudaState *state, TensorMap *map, const void *base, int columns, int rows, size_t row_bytes,
+                     int box_columns, int box_rows);
+
 /* From here on: made of the words above, the same in both meanings. */
 
 #define DEVICE __device__ __forceinline__
@@ -80,6 +103,15 @@ DEVICE int warp_index() { return static_cast<int>(threadIdx.x >> 5); }
 template <typename T>
 __host__ __device__ __forceinline__ T ceil_div(T a, T b) {
   return (a + b - 1) / b;
+}
+
+/* A matrix for wgmma in rows of 128 bytes, 1024-byte aligned but for steps along K, swizzled as tensor_load leaves
+ * them. K-major (a row holds 64 elements along K): stride is the distance of 8 rows, leading is not used.
+ * MN-major (a row holds 64 elements along M or N): leading is the distance of 64 of them, stride of 8 rows along
+ * K. */
+DEVICE uint64_t wgmma_descriptor(const void *shared, int leading, int stride) {
+  return static_cast<uint64_t>((shared_address(shared) & 0x3ffffu) >> 4) |
+         static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(stride >> 4) << 32 | 1ull << 62;
 }
 
 DEVICE float to_float(bf16 x) { return bits_to_float(static_cast<uint32_t>(x.bits) << 16); }

@@ -10,7 +10,7 @@ struct Site {};
 #define SHARED(type, name, dimensions) __shared__ alignas(16) type name dimensions
 
 #define DYNAMIC_SHARED(name)                                        \
-  extern __shared__ __align__(128) unsigned char dynamic_shared_[]; \
+  extern __shared__ __align__(1024) unsigned char dynamic_shared_[]; \
   unsigned char *name = dynamic_shared_
 
 struct Launch {
@@ -236,5 +236,7 @@ DEVICE_ONLY void grid_barrier(uint32_t *counter, Site = SITE_HERE) {
   }
   __syncthreads();
 }
+
+#include "primitives_hopper.cuh"
 
 #endif

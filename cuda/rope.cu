@@ -19,7 +19,7 @@ DEVICE void find_angles(const Rope &op, const RopeBlend &blend, int first, int c
   int half = op.head_dim / 2;
   for (int i = static_cast<int>(threadIdx.x); i < count * half; i += threads) {
     double frequency = rope_blended(blend, exp2(exponent * (i % half)));
-    double turns = op.positions[first + i / half] * frequency * 0.15915494309189535;
+    double turns = (op.first_position + op.positions[first + i / half]) * frequency * 0.15915494309189535;
     float angle = static_cast<float>((turns - rint(turns)) * 6.283185307179586);
     cosine[i] = cosf(angle);
     sine[i] = op.inverse ? -sinf(angle) : sinf(angle);

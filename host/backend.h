@@ -155,6 +155,7 @@ typedef struct Rope {
   float theta;
   bool inverse;
   RopeScaling scaling; /* of the angles a token */
+  int first_position;  /* added to every position */
 } Rope;
 
 /* Causal self-attention over packed sequences with grouped heads:
@@ -188,8 +189,8 @@ typedef struct KvStore {
   int rows, heads, kv_heads, head_dim;
 } KvStore;
 
-/* One new token for each of `rows` sequences against its keys and values: first the post's, shared by
- * the samples of a post, then the sample's own (its newest key is already stored). */
+/* One new token for each of `rows` sequences against its keys and values: first the prefix, shared by all, then
+ * the post's, shared by the samples of a post, then the sample's own (its newest key is already stored). */
 typedef struct AttentionDecode {
   const void *qkv;                /* [rows, (Hq + 2 Hkv) d], the new tokens */
   const void *post_cache;         /* [post tokens, 2 Hkv d], posts packed */
@@ -200,6 +201,8 @@ typedef struct AttentionDecode {
   const int32_t *reply_len;       /* [rows] keys in the slot, the new one included */
   int rows, max_reply, heads, kv_heads, head_dim;
   void *out; /* [rows, Hq d] */
+  const void *prefix; /* [prefix_len, 2 Hkv d], or NULL */
+  int prefix_len;
 } AttentionDecode;
 
 typedef enum ActivationKind { ACTIVATION_GELU, ACTIVATION_SWIGLU } ActivationKind;
@@ -409,11 +412,13 @@ typedef struct PpoLoss {
   int tokens;
 } PpoLoss;
 
-/* norm = sqrt(sum of squares) of all gradients */
+/* norm = sqrt(sum of squares) of all gradients, and of the norms of gradients that are elsewhere */
 typedef struct GradNorm {
   const void *grad; /* [count] */
   size_t count;
-  float *norm; /* [1] */
+  float *norm;         /* [1]; not one of others */
+  const float *others; /* [other_count]; may be NULL when there are none */
+  int other_count;
 } GradNorm;
 
 /* AdamW (Loshchilov and Hutter 2019) over all parameters in one launch. Gradients are first scaled by
@@ -430,11 +435,25 @@ typedef struct AdamW {
   float max_norm;     /* 0: no clipping */
 } AdamW;
 
+/* Sums and copies between the ranks of a job (base/comm.h), in a backend's memory. They run beside its other
+ * operations: a buffer must be complete when its collective is started, and neither it nor the result may be
+ * used before wait. Every rank starts the same ones in the same order. */
+typedef struct Collectives {
+  int rank, size;
+  /* part [count] = this rank's part of the sum of all [size, count], in the storage type */
+  void (*reduce_scatter)(Backend *, const void *all, void *part, size_t count);
+  /* all [size, count] = the ranks' parts [count], one after the other */
+  void (*all_gather)(Backend *, const void *part, void *all, size_t count, DType type);
+  void (*progress)(Backend *); /* moves them on where nothing else does; cheap */
+  void (*wait)(Backend *);     /* operations after it see the results */
+} Collectives;
+
 struct Backend {
   const char *name;  /* "cpu", "cuda:0" */
   char device[128];  /* for people: "Intel Xeon, 2 threads", "NVIDIA H200" */
   DType storage;     /* F32 or BF16 */
   void *state;       /* the backend's own */
+  const Collectives *collectives; /* NULL until join */
 
   /* Memory. what names the use in the out-of-memory message. alloc'd memory is not cleared. */
   Status (*alloc)(Backend *, size_t bytes, const char *what, void **out) CHECKED;
@@ -451,6 +470,8 @@ struct Backend {
   size_t (*peak)(Backend *, bool reset);
   bool host_memory; /* its memory is the host's: what is to be written to a file need not be downloaded */
   void (*close)(Backend *);
+  /* Connects with the backends of the other ranks: gives collectives. Under a launcher only. */
+  Status (*join)(Backend *) CHECKED;
 
   /* Seconds of the device between start and stop, on the backend's stream; stop waits for it. One pair at a
    * time, not inside a recording. */
@@ -497,9 +518,10 @@ struct Backend {
   void (*grad_norm)(Backend *, const GradNorm *);
   void (*adamw)(Backend *, const AdamW *);
 
-  /* attention as it is computed without a kernel of one's own, for benchmarks to compare with: variant `which`
-   * from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
+  /* attention as other kernels compute it (without fusion; those for any GPU), for benchmarks to compare with: variant
+   * `which` from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
   bool (*attention_baseline)(Backend *, const Attention *, int which, const char **name);
+  bool (*attention_backward_baseline)(Backend *, const AttentionBackward *, int which, const char **name);
 };
 
 /* Opens the backend named by "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:n". */
@@ -512,7 +534,7 @@ Status backend_kind(const char *device, const char **out) CHECKED;
 typedef struct PassShape {
   int tokens, rows, sampled_rows;   /* of a pass; those with logits; those that are sampled at once, or 0 */
   int hidden, mlp, mlp_out, attention, qkv, vocab; /* widths: of the stream, F, of up, of attended, of qkv; V */
-  int head_dim, kv_heads, max_len;
+  int head_dim, kv_heads, max_len, prefix_len;
   bool trains, trains_matrices; /* a backward pass follows; with gradients of the decoder's own matrices */
   WeightType weights;
 } PassShape;

@@ -47,6 +47,10 @@ static bool run_attention_baseline(Backend *backend, const void *op, int which, 
   return backend->attention_baseline && backend->attention_baseline(backend, op, which, name);
 }
 
+static bool run_attention_backward_baseline(Backend *backend, const void *op, int which, const char **name) {
+  return backend->attention_backward_baseline && backend->attention_backward_baseline(backend, op, which, name);
+}
+
 /* 5 d Hq sum T^2 operations; qkv, out, dout and lse are read, dqkv is written. out and lse are the forward
  * pass's own, so that the probabilities are. */
 static void make_attention_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
@@ -216,7 +220,7 @@ static const BenchKernel rows[] = {
     {"attention", SET_ALL, "causal, over packed sequences", make_attention, run_attention, NULL,
      run_attention_baseline},
     {"attention_backward", SET_ALL, "its gradient", make_attention_backward, run_attention_backward, NULL,
-     NULL},
+     run_attention_backward_baseline},
     {"attention_decode", SET_ALL, "one new token a row against caches", make_attention_decode,
      run_attention_decode, NULL, NULL},
     {"rope", SET_ALL, "rotary embedding in place", make_rope, run_rope, NULL, NULL},

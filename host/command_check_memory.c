@@ -10,12 +10,13 @@
 
 static const double MIB = 1024 * 1024;
 
-static void print_model(Arena *arena, const char *name, DecoderConfig config, const Experiment *e) {
+static void print_model(Arena *arena, const char *role, const char *name, DecoderConfig config,
+                        const Experiment *e) {
   if (!config.vocab) config.vocab = e->tokenizer.vocab_size;
   Model model;
   model_declare(arena, &model, &config, (ModelParts){0});
-  printf("\nmodel %s: %zu parameters with a vocabulary of %d\n", name, parameters_elements(&model.parameters),
-         config.vocab);
+  printf("%smodel %s: %zu parameters with a vocabulary of %d\n", role, name,
+         parameters_elements(&model.parameters), config.vocab);
 }
 
 static void print_heading(const char *kind, bool measured) {
@@ -72,7 +73,11 @@ Status check_memory(Arena *arena, const Plan *plan) {
     TRY(largest(arena, plan, id, &memory[id], &found[id]));
     measured = measured || (found[id] && memory[id].measured);
   }
-  print_model(arena, e->model_from ? e->model_from : e->model_preset, config, e);
+  print_model(arena, "\n", e->model_from ? e->model_from : e->model_preset, config, e);
+  if (e->reward.from || e->reward.preset) {
+    TRY(experiment_reward_model(arena, e, &config));
+    print_model(arena, "reward ", reward_model_name(e), config, e);
+  }
   print_heading(plan->backend, measured);
   for (StageId id = STAGE_SFT; id < STAGE_COUNT; id++)
     if (found[id]) print_row(id, &memory[id]);
@@ -92,7 +97,7 @@ static Status print_described(Arena *arena, const Arguments *arguments, const Ex
     TRY(backend_kind(e->device, &kind));
   if (strcmp(kind, "cpu") != 0 && strcmp(kind, "cuda") != 0)
     return fail(INVALID, "--memory-on %s: not a kind of device; use cpu or cuda", kind);
-  print_model(arena, preset, config, e);
+  print_model(arena, "\n", preset, config, e);
   print_heading(kind, false);
   for (StageId id = STAGE_SFT; id < STAGE_COUNT; id++) {
     StageContext context = {

@@ -1,15 +1,19 @@
 /* popalm generate: the replies that most people will like, by a trained model: samples candidates, scores
  * them by the reward model, shows the best. */
 #include <dirent.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "commands.h"
+#include "generator.h"
+#include "json_lines.h"
 #include "options.h"
-#include "reward_model.h"
-#include "rollout.h"
+#include "progress.h"
+#include "reply_stream.h"
 
 static const Option options[] = {
     {"--post", "TEXT|-", "the post; - reads one post a line from standard input [-]"},
@@ -22,6 +26,10 @@ static const Option options[] = {
     {"--seed", "N", "same seed, same replies [1]"},
     {"--device", "auto|cpu|cuda[:n]", "where to compute [auto]"},
     {"--json", NULL, "one line a post: {\"post\", \"replies\": [{\"text\", \"reward\", \"logprob\"}]}"},
+    {"--lines", "FILE|-",
+     "posts as JSON lines {\"post\": text, ...} (or \"weibo\"); each comes back with \"replies\""},
+    {"--batch", "N", "posts answered together; changes no reply [16 with --lines, else 1]"},
+    {"--stream", NULL, "one reply, shown while it is drawn [where 1 candidate goes to a terminal]"},
 };
 
 static const CommandLine line = {
@@ -35,25 +43,20 @@ static const CommandLine line = {
     .min_positional = 1,
     .max_positional = 1};
 
-typedef struct Candidate {
-  const char *text;
-  double reward, logprob; /* logprob: of the whole reply under the sampling distribution */
-} Candidate;
+typedef struct Generate {
+  Generator generator;
+  int shown;
+  bool json, stream;
+  const char *post; /* NULL: they are read */
+  bool rows;        /* of JSON, not lines of text */
+  JsonLines lines;
+} Generate;
 
-typedef struct Generator {
-  Arena *arena;
-  Backend *backend;
-  Model model;
-  PromptCodec codec;
-  SamplingSettings sampling;
-  Rollout rollout;
-  RewardModel reward;
-  bool ranked; /* there is a reward model */
-  bool json;
-  uint64_t seed;
-  int shown, candidates;
-  uint32_t posts; /* answered so far */
-} Generator;
+/* A post that waits for its answer. */
+typedef struct Question {
+  const char *post;
+  Json row; /* root NULL: a text */
+} Question;
 
 /* ---- finding the model ---- */
 
@@ -92,135 +95,185 @@ static Status find_model(Arena *arena, const char *path, const char **model, con
               path);
 }
 
-/* ---- one post ---- */
+/* ---- answers ---- */
 
-static int by_reward_falling(const void *a, const void *b) {
-  const Candidate *x = a, *y = b;
-  if (x->reward != y->reward) return x->reward > y->reward ? -1 : 1;
-  return x->logprob > y->logprob ? -1 : x->logprob < y->logprob;
-}
-
-static int drop_repeats(Candidate *candidates, int count) {
-  int kept = 0;
-  for (int i = 0; i < count; i++) {
-    bool repeated = false;
-    for (int j = 0; j < kept && !repeated; j++)
-      repeated = strcmp(candidates[j].text, candidates[i].text) == 0;
-    if (!repeated) candidates[kept++] = candidates[i];
-  }
-  return kept;
-}
-
-static Status sample_candidates(Generator *g, const char *post, Arena *scratch, Candidate *candidates) {
-  int32_t *prompt = NEW(scratch, int32_t, prompt_max(&g->codec));
-  const int length = prompt_encode(&g->codec, post, prompt);
-  const int32_t *prompts[] = {prompt};
-  Reply *replies = NEW(scratch, Reply, g->candidates);
-  RolloutRequest request = {.prompts = prompts,
-                            .prompt_lengths = &length,
-                            .posts = 1,
-                            .samples = g->candidates,
-                            .sampling = g->sampling,
-                            .key = {g->seed, RANDOM_GENERATE, g->posts}};
-  TRY(rollout_run(&g->rollout, &request, scratch, replies));
-  for (int i = 0; i < g->candidates; i++) {
-    double logprob = 0;
-    for (int t = 0; t < replies[i].length; t++) logprob += (double)replies[i].logprob[t];
-    const char *text =
-        tokenizer_decode_text(g->codec.tokenizer, scratch, replies[i].tokens, replies[i].length);
-    candidates[i] = (Candidate){text, logprob, logprob};
-  }
-  return OK;
-}
-
-static void print_json(const Generator *g, const char *post, const Candidate *candidates, int count) {
-  cJSON *object = cJSON_CreateObject();
-  cJSON_AddStringToObject(object, "post", post);
-  cJSON *list = cJSON_AddArrayToObject(object, "replies");
+static cJSON *replies_json(const Generate *g, const Answer *answer, int count) {
+  cJSON *list = cJSON_CreateArray();
   for (int i = 0; i < count; i++) {
     cJSON *reply = cJSON_CreateObject();
-    cJSON_AddStringToObject(reply, "text", candidates[i].text);
-    if (g->ranked) cJSON_AddNumberToObject(reply, "reward", candidates[i].reward);
-    cJSON_AddNumberToObject(reply, "logprob", candidates[i].logprob);
+    cJSON_AddStringToObject(reply, "text", answer->candidates[i].text);
+    if (g->generator.ranked) cJSON_AddNumberToObject(reply, "reward", answer->candidates[i].reward);
+    cJSON_AddNumberToObject(reply, "logprob", answer->candidates[i].logprob);
     cJSON_AddItemToArray(list, reply);
   }
-  char *text = cJSON_PrintUnformatted(object);
-  printf("%s\n", text);
-  cJSON_free(text);
+  return list;
+}
+
+static void print_json(const Generate *g, const Question *question, const Answer *answer, int count) {
+  cJSON *object = cJSON_CreateObject();
+  if (!question->row.root) cJSON_AddStringToObject(object, "post", question->post);
+  cJSON_AddItemToObject(object, "replies", replies_json(g, answer, count));
+  if (question->row.root) {
+    json_row_print(stdout, &question->row, object);
+  } else {
+    char *text = cJSON_PrintUnformatted(object);
+    printf("%s\n", text);
+    cJSON_free(text);
+  }
   cJSON_Delete(object);
 }
 
-static Status answer(Generator *g, const char *post, Arena *scratch) {
-  size_t length = strlen(post), invalid = utf8_invalid_at(post, length);
-  if (length == 0) return fail(INVALID, "the post is empty; give its text with --post");
-  if (invalid < length) return fail(INVALID, "the post is not UTF-8 at byte %zu; convert it", invalid + 1);
-  Candidate *candidates = NEW(scratch, Candidate, g->candidates);
-  TRY(sample_candidates(g, post, scratch, candidates));
-  int count = drop_repeats(candidates, g->candidates);
-  if (g->ranked) {
-    Scored *scored = NEW(scratch, Scored, count);
-    for (int i = 0; i < count; i++) scored[i] = (Scored){.post = post, .reply = candidates[i].text};
-    TRY(reward_model_score(&g->reward, scored, count));
-    for (int i = 0; i < count; i++) candidates[i].reward = scored[i].reward;
-  }
-  qsort(candidates, (size_t)count, sizeof *candidates, by_reward_falling);
-  if (count > g->shown) count = g->shown;
-  if (g->json) print_json(g, post, candidates, count);
-  for (int i = 0; i < count && !g->json; i++)
-    printf("%d. %s  (%s %.3f)\n", i + 1, candidates[i].text, g->ranked ? "reward" : "logprob",
-           candidates[i].reward);
+static void print_reply(const Generate *g, int place, const Candidate *candidate) {
+  if (!g->stream) printf("%d. %s", place, candidate->text);
+  printf("  (%s %.3f)\n", g->generator.ranked ? "reward" : "logprob", candidate->reward);
+}
+
+/* The answer's line, the reply while it is drawn. */
+static Status answer_live(Generate *g, Answer *answer, Arena *scratch) {
+  ReplyStream stream = {.tokenizer = g->generator.codec.tokenizer, .out = stdout};
+  printf("1. ");
   fflush(stdout);
-  g->posts++;
+  TRY(generator_answer(&g->generator, answer, 1, (RolloutWatch){reply_stream_show, &stream}, scratch));
+  reply_stream_end(&stream, answer->candidates[0].text);
   return OK;
 }
 
-static Status answer_lines(Generator *g, Arena *scratch) {
-  char *text = NULL;
-  size_t capacity = 0;
-  ssize_t length;
+static Status answer(Generate *g, const Question *questions, int count, Arena *scratch) {
+  Answer *answers = NEW(scratch, Answer, count);
+  for (int i = 0; i < count; i++) answers[i].post = questions[i].post;
+  TRY(g->stream ? answer_live(g, answers, scratch)
+                : generator_answer(&g->generator, answers, count, (RolloutWatch){0}, scratch));
+  for (int i = 0; i < count; i++) {
+    int shown = answers[i].count < g->shown ? answers[i].count : g->shown;
+    if (g->json) print_json(g, &questions[i], &answers[i], shown);
+    for (int k = 0; k < shown && !g->json; k++) print_reply(g, k + 1, &answers[i].candidates[k]);
+  }
+  fflush(stdout);
+  return OK;
+}
+
+/* ---- posts ---- */
+
+static Status check_post(const char *where, const char *post, size_t length) {
+  size_t invalid = utf8_invalid_at(post, length), zero = strlen(post);
+  if (invalid < length || zero < length)
+    return fail(INVALID, "%s: the post is not UTF-8 text at byte %zu; convert it", where,
+                (invalid < zero ? invalid : zero) + 1);
+  return length ? OK : fail(INVALID, "%s: the post is empty; give its text", where);
+}
+
+static Status next_line(Generate *g, Arena *scratch, Question *out, bool *end) {
+  do out->post = json_lines_text(&g->lines, scratch);
+  while (out->post && g->lines.length == 0);
+  *end = !out->post;
+  if (*end) return OK;
+  return check_post(arena_print(scratch, "%s:%d", g->lines.path, g->lines.number), out->post,
+                    g->lines.length);
+}
+
+static Status next_row(Generate *g, Arena *scratch, Question *out, bool *end) {
+  TRY(json_lines_row(&g->lines, scratch, &out->row, end));
+  if (*end) return OK;
+  Status status = json_row_post(&out->row, &out->post);
+  if (status == OK) status = json_row_lacks(&out->row, "replies");
+  if (status != OK) json_free(&out->row);
+  return status;
+}
+
+/* As many as are answered together; a wrong one ends them, after those before it. */
+static Status read_some(Generate *g, Arena *scratch, Question *questions, int *count, bool *end) {
+  int room = generator_room(&g->generator);
   Status status = OK;
-  while (status == OK && (length = getline(&text, &capacity, stdin)) >= 0) {
-    while (length > 0 && (text[length - 1] == '\n' || text[length - 1] == '\r')) text[--length] = 0;
+  for (*count = 0, *end = false; *count < room && status == OK && !*end;) {
+    Question *next = &questions[*count];
+    *next = (Question){0};
+    status = g->rows ? next_row(g, scratch, next, end) : next_line(g, scratch, next, end);
+    *count += status == OK && !*end;
+  }
+  return status;
+}
+
+static Status answer_some(Generate *g, Arena *scratch, bool *end) {
+  Question *questions = NEW(scratch, Question, g->generator.batch);
+  int count;
+  Status status = read_some(g, scratch, questions, &count, end);
+  const char *why = status == OK ? NULL : arena_strdup(scratch, error_message());
+  Status answered = count ? answer(g, questions, count, scratch) : OK;
+  for (int i = 0; i < count; i++) json_free(&questions[i].row);
+  TRY(answered);
+  return status == OK ? OK : fail(status, "%s", why);
+}
+
+static Status answer_all(Generate *g, Arena *scratch) {
+  double started = seconds_now();
+  Status status = OK;
+  for (bool end = false; status == OK && !end;) {
     ArenaMark mark = arena_mark(scratch);
-    if (length > 0) status = answer(g, text, scratch);
+    status = answer_some(g, scratch, &end);
     arena_reset(scratch, mark);
   }
-  free(text);
+  double seconds = seconds_now() - started;
+  if (g->rows && g->generator.posts)
+    progress_say("%lld posts, %lld replies sampled, %.1f replies/s", (long long)g->generator.posts,
+                 (long long)g->generator.replies, (double)g->generator.replies / seconds);
   return status;
 }
 
 /* ---- the command ---- */
 
-static Status read_options(Generator *g, const Arguments *arguments) {
-  int64_t shown, candidates, seed, top_k;
-  TRY(option_int(arguments, "-n", 1, 1000, 5, &shown));
-  TRY(option_int(arguments, "--candidates", shown, 10000, 4 * shown, &candidates));
-  TRY(option_int(arguments, "--seed", 0, INT64_MAX, 1, &seed));
-  TRY(option_int(arguments, "--top-k", 0, 1 << 24, g->sampling.top_k, &top_k));
-  TRY(option_number(arguments, "--temperature", 0, 100, g->sampling.temperature, &g->sampling.temperature));
-  TRY(option_number(arguments, "--top-p", 0, 1, g->sampling.top_p, &g->sampling.top_p));
+static Status read_counts(Generate *g, const Arguments *arguments) {
+  bool live = option_given(arguments, "--stream");
+  int64_t shown, candidates, batch;
+  TRY(option_int(arguments, "-n", 1, 1000, live ? 1 : 5, &shown));
+  TRY(option_int(arguments, "--candidates", shown, 10000, live ? shown : 4 * shown, &candidates));
+  g->rows = option_given(arguments, "--lines");
+  TRY(option_int(arguments, "--batch", 1, 4096, g->rows ? 16 : 1, &batch));
   g->shown = (int)shown;
-  g->candidates = (int)candidates;
-  g->seed = (uint64_t)seed;
-  g->sampling.top_k = (int)top_k;
-  g->json = option_given(arguments, "--json");
+  g->generator.candidates = (int)candidates;
+  g->generator.batch = (int)batch;
+  g->json = g->rows || option_given(arguments, "--json");
+  g->stream = candidates == 1 && !g->json && batch == 1 && (live || isatty(STDOUT_FILENO));
+  if (live && !g->stream)
+    return fail(INVALID,
+                "--stream shows one reply to one post as text; leave out --lines, --json, --batch, -n and "
+                "--candidates");
   return OK;
 }
 
-static Status generate(Generator *g, const Arguments *arguments) {
+static Status read_options(Generate *g, const Arguments *arguments) {
+  SamplingSettings *sampling = &g->generator.sampling;
+  int64_t seed, top_k;
+  TRY(option_int(arguments, "--seed", 0, INT64_MAX, 1, &seed));
+  TRY(option_int(arguments, "--top-k", 0, 1 << 24, sampling->top_k, &top_k));
+  TRY(option_number(arguments, "--temperature", 0, 100, sampling->temperature, &sampling->temperature));
+  TRY(option_number(arguments, "--top-p", 0, 1, sampling->top_p, &sampling->top_p));
+  g->generator.seed = (uint64_t)seed;
+  sampling->top_k = (int)top_k;
+  return read_counts(g, arguments);
+}
+
+static Status open_posts(Generate *g, const Arguments *arguments) {
+  const char *post = option_text(arguments, "--post", NULL);
+  if (post && g->rows)
+    return fail(INVALID, "--post and --lines exclude each other; leave out one of the two");
+  if (post && strcmp(post, "-") != 0) {
+    g->post = post;
+    return check_post("--post", post, strlen(post));
+  }
+  return json_lines_open(&g->lines, option_text(arguments, "--lines", "-"));
+}
+
+static Status generate(Arena *arena, Generate *g, const Arguments *arguments) {
   const char *model, *reward;
-  TRY(find_model(g->arena, arguments->positional[0], &model, &reward));
-  reward = option_text(arguments, "--reward", reward);
-  g->ranked = reward != NULL;
-  TRY(prompt_load(g->arena, model, &g->codec, &g->sampling));
+  TRY(find_model(arena, arguments->positional[0], &model, &reward));
+  TRY(generator_read(arena, &g->generator, model));
   TRY(read_options(g, arguments));
-  TRY(backend_open(option_text(arguments, "--device", "auto"), &g->backend));
-  TRY(model_load(g->arena, &g->model, g->backend, model, (ModelParts){0}, false, 0));
-  TRY(rollout_allocate(g->arena, &g->rollout, &g->model, &g->codec, 1, g->candidates));
-  if (g->ranked) TRY(reward_model_load(g->arena, &g->reward, g->backend, reward, &g->model));
+  TRY(open_posts(g, arguments));
+  TRY(generator_open(arena, &g->generator, model, option_text(arguments, "--reward", reward),
+                     option_text(arguments, "--device", "auto")));
+  signal(SIGINT, SIG_DFL); /* there is nothing to save */
   Arena scratch = {0};
-  const char *post = option_text(arguments, "--post", "-");
-  Status status = strcmp(post, "-") == 0 ? answer_lines(g, &scratch) : answer(g, post, &scratch);
+  Status status = g->post ? answer(g, &(Question){.post = g->post}, 1, &scratch) : answer_all(g, &scratch);
   arena_free(&scratch);
   return status;
 }
@@ -229,11 +282,9 @@ Status command_generate(Arena *arena, int argc, char **argv) {
   Arguments arguments;
   TRY(command_line_parse(arena, &line, argc, argv, &arguments));
   if (arguments.help) return OK;
-  Generator g = {.arena = arena};
-  Status status = generate(&g, &arguments);
-  rollout_free(&g.rollout);
-  reward_model_free(&g.reward);
-  model_free(&g.model);
-  if (g.backend) g.backend->close(g.backend);
+  Generate g = {0};
+  Status status = generate(arena, &g, &arguments);
+  json_lines_close(&g.lines);
+  generator_close(&g.generator);
   return status;
 }

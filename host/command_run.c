@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "command_experiment.h"
 #include "commands.h"
 #include "report.h"
@@ -166,7 +167,7 @@ static Status finish(Arena *arena, const Plan *plan) {
 
 static Status run_plan(Arena *arena, Plan *plan) {
   TRY(plan_run(arena, plan));
-  return finish(arena, plan);
+  return comm_is_first() ? finish(arena, plan) : OK;
 }
 
 Status command_run(Arena *arena, int argc, char **argv) {
@@ -179,6 +180,7 @@ Status command_run(Arena *arena, int argc, char **argv) {
       1,
       1};
   Arguments arguments;
+  TRY(comm_start());
   TRY(command_line_parse(arena, &line, argc, argv, &arguments));
   return arguments.help ? OK : experiment_planned(arena, &arguments, run_plan);
 }

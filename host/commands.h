@@ -12,6 +12,7 @@ Status command_run(Arena *arena, int argc, char **argv) CHECKED;
 Status command_check(Arena *arena, int argc, char **argv) CHECKED;
 Status command_schema(Arena *arena, int argc, char **argv) CHECKED;
 Status command_generate(Arena *arena, int argc, char **argv) CHECKED;
+Status command_score(Arena *arena, int argc, char **argv) CHECKED;
 Status command_runs(Arena *arena, int argc, char **argv) CHECKED;
 Status command_clean(Arena *arena, int argc, char **argv) CHECKED;
 Status command_import(Arena *arena, int argc, char **argv) CHECKED;

@@ -285,8 +285,10 @@ Status dataset_detect(const char *path, DatasetKind *out) {
   Status status = line.length ? parse_line(&line, &root)
                               : fail(INVALID, "%s: the file is empty; give a file of posts or pairs", path);
   if (status == OK) {
-    *out = cJSON_GetObjectItemCaseSensitive(root, "text_j") ? DATASET_PAIRS : DATASET_POSTS;
-    if (!fits_shape(root, &shapes[*out])) {
+    bool posts = fits_shape(root, &shapes[DATASET_POSTS]), pairs = fits_shape(root, &shapes[DATASET_PAIRS]);
+    bool nearer_pairs = cJSON_GetObjectItemCaseSensitive(root, "text_j") != NULL;
+    *out = pairs || (!posts && nearer_pairs) ? DATASET_PAIRS : DATASET_POSTS;
+    if (!posts && !pairs) {
       dataset.kind = *out;
       status = check_fields(&line, root);
     }

@@ -49,7 +49,11 @@ typedef enum RewardOrient { ORIENT_LIKES, ORIENT_AS_LISTED } RewardOrient;
 typedef enum RewardInput { INPUT_POST_REPLY, INPUT_REPLY_POST } RewardInput;
 
 typedef struct RewardSettings {
-  RewardInit init;
+  const char *from;   /* "reward.from": the folder of a model with a tokenizer of its own, or NULL */
+  const char *preset; /* "reward.preset": an untrained model of another form, or NULL */
+  bool adapter;       /* of from, only an adapter is trained */
+  int max_post_tokens, max_reply_tokens; /* of its own tokenizer; 0: as the policy's */
+  RewardInit init;                       /* without from and preset */
   RewardOrient orient;
   RewardInput input;
   double epochs;
@@ -142,11 +146,12 @@ typedef struct GateSettings {
   double ended;           /* share of the SFT model's replies that end, at least */
 } GateSettings;
 
-/* "adapter": low-rank adapters instead of all weights. */
+/* "adapter": a low-rank adapter, a prefix or both instead of all weights. */
 typedef struct AdapterSettings {
   int rank; /* 0: none */
   double alpha, dropout;
   const char *targets; /* names of LoraTarget, with commas */
+  int prefix_tokens;   /* 0: none */
   WeightType base;     /* what the frozen matrices stand in */
 } AdapterSettings;
 

@@ -7,6 +7,7 @@
 
 #include "experiment_layers.h"
 #include "models/config.h"
+#include "tokenizer.h"
 
 bool experiment_name_ok(const char *name) {
   size_t length = strlen(name);
@@ -58,6 +59,9 @@ static Status check_files(const Layers *layers, const Experiment *e) {
       {"data.pairs", e->data.pairs},
       {"model.from", e->model_from ? path_join(layers->arena, e->model_from, "model.safetensors") : NULL},
       {"tokenizer.path", e->tokenizer.path},
+      {"reward.from", e->reward.from ? path_join(layers->arena, e->reward.from, "model.safetensors") : NULL},
+      {"reward.from", e->reward.from ? path_join(layers->arena, e->reward.from, "tokenizer.json") : NULL},
+      {"reward.preset", e->reward.preset && strchr(e->reward.preset, '/') ? e->reward.preset : NULL},
       {"evaluate.dictionary", e->evaluate.dictionary},
       {"model.preset", strchr(e->model_preset, '/') ? e->model_preset : NULL}};
   for (size_t i = 0; i < sizeof files / sizeof *files; i++)
@@ -67,19 +71,50 @@ static Status check_files(const Layers *layers, const Experiment *e) {
   return OK;
 }
 
-static Status check_model(const Layers *layers, const Experiment *e) {
+static Status check_preset(const Layers *layers, const char *key, const char *preset) {
   const char *path, *const *names = NULL;
-  if (decoder_preset_path(layers->arena, e->model_preset, &path) == OK) return OK;
+  if (!preset || decoder_preset_path(layers->arena, preset, &path) == OK) return OK;
   int count = decoder_preset_names(layers->arena, &names);
   Text list = {.arena = layers->arena};
   for (int i = 0; i < count; i++) text_print(&list, "%s\"%s\"", i ? ", " : "", names[i]);
-  const char *near = nearest_name(e->model_preset, names, count);
-  if (near)
-    return refuse_setting(layers, "model.preset", "\"model.preset\" is \"%s\"; did you mean \"%s\"?",
-                          e->model_preset, near);
-  return refuse_setting(layers, "model.preset",
-                        "\"model.preset\" is \"%s\"; use one of %s, or the path of a .json file",
-                        e->model_preset, list.data ? list.data : "none");
+  const char *near = nearest_name(preset, names, count);
+  if (near) return refuse_setting(layers, key, "\"%s\" is \"%s\"; did you mean \"%s\"?", key, preset, near);
+  return refuse_setting(layers, key, "\"%s\" is \"%s\"; use one of %s, or the path of a .json file", key,
+                        preset, list.data ? list.data : "none");
+}
+
+static Status check_model(const Layers *layers, const Experiment *e) {
+  TRY(check_preset(layers, "model.preset", e->model_preset));
+  return check_preset(layers, "reward.preset", e->reward.preset);
+}
+
+static Status check_reward(const Layers *layers, const Experiment *e) {
+  const char *other = e->reward.preset                       ? "reward.preset"
+                      : e->reward.init == REWARD_INIT_RANDOM ? "reward.init"
+                                                             : NULL;
+  if (e->reward.adapter && (!e->reward.from || !(e->adapter.rank || e->adapter.prefix_tokens)))
+    return refuse_setting(
+        layers, "reward.adapter",
+        "\"reward.adapter\" is for a model that \"reward.from\" names, with \"adapter.rank\" or "
+        "\"adapter.prefix_tokens\" above 0; set both, or this to false");
+  if (!e->reward.from || !other) return OK;
+  return refuse_setting(
+      layers, other,
+      "\"reward.from\" starts from a trained model, \"%s\" from an untrained one; remove one of "
+      "the two",
+      other);
+}
+
+/* The critic reads the policy's tokens, so a reward model with another tokenizer cannot become one. */
+static Status check_critic(const Layers *layers, const Experiment *e) {
+  if (e->ppo.critic != CRITIC_REWARD || !e->reward.from) return OK;
+  Tokenizer *own, *policys = NULL;
+  TRY(tokenizer_load(layers->arena, path_join(layers->arena, e->reward.from, "tokenizer.json"), &own));
+  if (e->tokenizer.path) TRY(tokenizer_load(layers->arena, e->tokenizer.path, &policys));
+  if (policys && tokenizer_same(own, policys)) return OK;
+  return refuse_setting(layers, "ppo.critic",
+                        "\"ppo.critic\" is \"reward\", but the reward model of \"reward.from\" has another "
+                        "tokenizer than the policy, so it cannot read the policy's tokens; use \"shared\"");
 }
 
 double rank_share(double count, double keep) { return floor(keep * count + 1e-9); }
@@ -192,8 +227,8 @@ static Status check_gates(const Layers *layers, const Experiment *e) {
 
 Status experiment_check(const Layers *layers, const Experiment *experiment) {
   static Status (*const checks[])(const Layers *, const Experiment *) = {
-      check_device,   check_data,  check_files, check_model,  check_batches,
-      check_sampling, check_words, check_clips, check_tokens, check_gates};
+      check_device,  check_data,     check_files, check_model, check_reward, check_critic,
+      check_batches, check_sampling, check_words, check_clips, check_tokens, check_gates};
   for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) TRY(checks[i](layers, experiment));
   return OK;
 }

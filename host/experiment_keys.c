@@ -159,7 +159,10 @@ const ExperimentKey experiment_keys[] = {
         "Longer replies are cut, and generation stops."),
 
     SECTION("tokenizer", "Trained on the training file, or an existing one."),
-    FILE_("tokenizer.path", tokenizer.path, "An existing tokenizer.json; null: train one."),
+    FILE_(
+        "tokenizer.path", tokenizer.path,
+        "An existing tokenizer: a tokenizer.json, a vocab.json with its merges.txt, a vocab.txt, or a folder "
+        "with one of them; null: train one."),
     SECTION("tokenizer.train", "Byte-level BPE."),
     INT("tokenizer.train.vocab_size", tokenizer.vocab_size, 259, 1 << 20, "8192",
         "Tokens at most, with 3 special ones and 256 bytes."),
@@ -176,7 +179,9 @@ const ExperimentKey experiment_keys[] = {
           "A model's folder (popalm import makes one) to start from instead of an untrained preset; its "
           "tokenizer is taken unless \"tokenizer.path\" names one."),
 
-    SECTION("adapter", "Low-rank adapters (LoRA) on model.from: all stages train them instead of all weights."),
+    SECTION("adapter",
+            "Adapters on model.from, of low rank (LoRA), prefixes or both: all stages train them instead of all "
+            "weights."),
     INT("adapter.rank", adapter.rank, 0, 4096, "0", "Rank of an adapter; 0: none."),
     POSITIVE("adapter.alpha", adapter.alpha, 1e6, "16", "An adapter's output is scaled by alpha / rank."),
     NUMBER("adapter.dropout", adapter.dropout, 0, LORA_DROPOUT_MOST, "0",
@@ -186,6 +191,8 @@ const ExperimentKey experiment_keys[] = {
      .fallback = "\"q,v\"",
      .offset = AT(adapter.targets),
      .help = "What gets one, with commas: q, k, v, or qkv as a whole; proj, gate, up, down."},
+    INT("adapter.prefix_tokens", adapter.prefix_tokens, 0, PREFIX_TOKENS_MOST, "0",
+        "Trained keys and values of so many tokens before every sequence, in every layer (P-tuning v2); 0: none."),
     ENUM("adapter.base", adapter.base, base_names, "\"native\"",
          "What the frozen matrices under an adapter stand in: native (fp32 on the CPU, bf16 on a GPU), bf16, or "
          "int8 in blocks of 32 with a scale each."),
@@ -200,7 +207,23 @@ const ExperimentKey experiment_keys[] = {
     OPTIMIZER("sft", sft.optimizer, "3e-4", "\"cosine\"", "0.05", "0.01"),
 
     SECTION("reward", "The reward model: which of two replies has more likes."),
-    ENUM("reward.init", reward.init, init_names, "\"sft\"", "What its trunk starts from."),
+    ENUM("reward.init", reward.init, init_names, "\"sft\"",
+         "What its trunk starts from where the next two say nothing: the SFT model, or random weights."),
+    FILE_("reward.from", reward.from,
+          "A model's folder (popalm import makes one) to start from instead; it reads texts with its own "
+          "tokenizer."),
+    BOOL("reward.adapter", reward.adapter, "false",
+         "Of reward.from, train an adapter as \"adapter\" describes it instead of all weights."),
+    {.path = "reward.preset",
+     .type = KEY_MODEL,
+     .fallback = "null",
+     .nullable = true,
+     .offset = AT(reward.preset),
+     .help = "An untrained model of this description instead, with the policy's tokenizer."},
+    INT("reward.max_post_tokens", reward.max_post_tokens, 0, 1 << 20, "0",
+        "Longer posts are cut for the reward model; 0: at data.max_post_tokens."),
+    INT("reward.max_reply_tokens", reward.max_reply_tokens, 0, 1 << 20, "0",
+        "Longer replies are cut for the reward model; 0: at data.max_reply_tokens."),
     ENUM("reward.orient", reward.orient, orient_names, "\"likes\"",
          "The better reply of a pair: the one with more likes, or text_j as the released code has it."),
     ENUM("reward.input", reward.input, input_names, "\"post_reply\"",

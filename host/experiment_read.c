@@ -212,12 +212,23 @@ static Status add_runs(const Layers *layers, const Arm *arm, const Setting *seed
   return OK;
 }
 
+/* Every run holds its experiment in memory. */
+static Status check_run_count(const Layers *layers, const ExperimentFile *file) {
+  enum { MOST_RUNS = 4096 };
+  int64_t runs = (int64_t)file->arm_count * file->seed_count;
+  if (runs <= MOST_RUNS) return OK;
+  return refuse_setting(layers, "ablate.seeds",
+                        "%d arms with %d seeds each are %lld runs, more than %d; split the experiment",
+                        file->arm_count, file->seed_count, (long long)runs, MOST_RUNS);
+}
+
 static Status expand(const Layers *layers, const Arm *arms, int count, ExperimentFile *out) {
   bool ablate = layers_on(layers, experiment_key_find("ablate"));
   const Setting *seeds = setting_of(layers, "ablate.seeds");
   out->arm_count = 1;
   if (ablate) TRY(check_ablate(layers, arms, count, out));
   out->seed_count = ablate && seeds->value ? cJSON_GetArraySize(seeds->value) : 1;
+  TRY(check_run_count(layers, out));
   out->runs = NEW(layers->arena, ExperimentRun, out->arm_count * out->seed_count);
   if (!ablate) return add_runs(layers, NULL, NULL, out);
   for (int i = 0; i < count; i++) TRY(add_runs(layers, &arms[i], seeds, out));

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/comm.h"
 #include "base/text.h"
 #include "commands.h"
 #include "progress.h"
@@ -36,6 +37,7 @@ static const Command commands[] = {
     {GROUP_RUN, "report", command_report, "rebuild report.html from a run directory"},
     {GROUP_DATA, "generate", command_generate,
      "the most popular replies that a trained model predicts under a post"},
+    {GROUP_DATA, "score", command_score, "the rewards of given replies, by a trained reward model"},
     {GROUP_DATA, "import", command_import, "a model folder from a Hugging Face folder or a GGUF file"},
     {GROUP_DATA, "export", command_export, "a model as a Hugging Face folder or a GGUF file"},
     {GROUP_DATA, "data", command_data,
@@ -102,6 +104,7 @@ static void handle_signals(void) {
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);
+  sigaction(SIGUSR1, &action, NULL); /* what mpirun and Slurm pass on without ending the job themselves */
 }
 
 static sigjmp_buf out_of_memory;
@@ -121,6 +124,14 @@ static Status run_guarded(Arena *arena, int argc, char **argv) {
   return jumped ? (Status)jumped : dispatch(arena, argc, argv);
 }
 
+static void say_error(Status status) {
+  if (comm.size == 1 || status == INTERRUPTED) {
+    progress_say("%s", error_message());
+    return;
+  }
+  if (comm_may_speak()) fprintf(stderr, "rank %d: %s\n", comm.rank, error_message());
+}
+
 int main(int argc, char **argv) {
   Arena arena = {0};
   handle_signals();
@@ -128,7 +139,8 @@ int main(int argc, char **argv) {
   Status status = run_guarded(&arena, argc, argv);
   if (fflush(stdout) != 0 && status == OK)
     status = fail(FAILED, "popalm: the output could not be written; is the disk full?");
-  if (status != OK && *error_message()) progress_say("%s", error_message());
+  if (status != OK && *error_message()) say_error(status);
+  comm_end(status);
   arena_free(&arena);
   return status;
 }

@@ -1,5 +1,6 @@
 /* What a training stage takes of memory, stated from its settings before it runs: sums of what its set-up
- * allocates (each module counts its own) and the scratch memory of its largest operation. */
+ * allocates (each module counts its own) and the scratch memory of its largest operation. One process is
+ * meant; each of several ranks takes less. */
 #ifndef POPALM_MEMORY_H
 #define POPALM_MEMORY_H
 
@@ -19,10 +20,11 @@ typedef struct MemoryNeed { /* bytes */
 
 typedef struct MemoryQuestion {
   const Experiment *experiment;
-  const DecoderConfig *model; /* with its vocabulary, and the adapter */
-  const char *kind;           /* of backend: "cpu" or "cuda" */
-  int prompt_start;           /* tokens before every post: the model's start and the instruction */
-  size_t files, tokenizer;    /* bytes of the data files that the stage maps, of the tokenizer's file */
+  const DecoderConfig *model;     /* with its vocabulary, and the adapter */
+  const DecoderConfig *reward;    /* the reward model, likewise */
+  const char *kind;               /* of backend: "cpu" or "cuda" */
+  int prompt_start, reward_start; /* tokens before every post: the model's start and the instruction */
+  size_t files, tokenizer;        /* bytes of the data files that the stage maps, of the tokenizer's file */
 } MemoryQuestion;
 
 MemoryNeed memory_sft(const MemoryQuestion *question);

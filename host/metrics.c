@@ -10,11 +10,12 @@
 #include <unistd.h>
 
 #include "base/text.h"
+#include "base/comm.h"
 #include "tensorboard.h"
 
 struct Metrics {
   const char *path; /* of metrics.jsonl */
-  int fd;
+  int fd; /* -1 at all ranks but the first, which alone writes */
   int64_t step;
   Text row;
   EventFile events;
@@ -53,7 +54,8 @@ Status metrics_open(Arena *arena, const char *folder, int64_t resume_step, Metri
   Metrics *metrics = NEW(arena, Metrics, 1);
   *out = metrics;
   *metrics =
-      (Metrics){.path = path_join(arena, folder, "metrics.jsonl"), .row = {.arena = arena}, .events.fd = -1};
+      (Metrics){.path = path_join(arena, folder, "metrics.jsonl"), .fd = -1, .row = {.arena = arena}, .events.fd = -1};
+  if (!comm_is_first()) return OK;
   TRY(rows_cut(metrics->path, resume_step));
   metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (metrics->fd < 0)
@@ -80,6 +82,7 @@ static void print_number(Text *text, double value) {
 }
 
 void metrics_add(Metrics *metrics, const char *name, double value) {
+  if (metrics->fd < 0) return;
   text_print(&metrics->row, ",\"%s\":", name);
   if (isfinite(value))
     print_number(&metrics->row, value);
@@ -89,7 +92,7 @@ void metrics_add(Metrics *metrics, const char *name, double value) {
 }
 
 void metrics_add_volatile(Metrics *metrics, const char *name, double value) {
-  events_add(&metrics->events, name, value);
+  if (metrics->fd >= 0) events_add(&metrics->events, name, value);
 }
 
 static Status cannot_write(const Metrics *metrics) {
@@ -98,6 +101,7 @@ static Status cannot_write(const Metrics *metrics) {
 }
 
 Status metrics_end(Metrics *metrics) {
+  if (metrics->fd < 0) return OK;
   text_print(&metrics->row, "}\n");
   const char *at = metrics->row.data;
   size_t left = metrics->row.length;
@@ -114,11 +118,13 @@ Status metrics_end(Metrics *metrics) {
 }
 
 Status metrics_sync(Metrics *metrics) {
+  if (metrics->fd < 0) return OK;
   if (fsync(metrics->fd) != 0) return cannot_write(metrics);
   return events_sync(&metrics->events);
 }
 
 Status metrics_close(Metrics *metrics) {
+  if (metrics->fd < 0) return OK;
   Status status = metrics_sync(metrics);
   close(metrics->fd);
   metrics->fd = -1;

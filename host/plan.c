@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "models/model.h"
+#include "tokenizer.h"
 #include "trainer.h"
 
 const char *plan_stage_name(StageId id) {
@@ -61,7 +62,28 @@ static Status content_of(Keys *keys, const char *path, const char **hex) {
   return OK;
 }
 
-/* A value and what it is called; for a file's name, the file's content. */
+/* The files that a key's value stands for. */
+enum { MOST_FILES = TOKENIZER_FILES + 2 };
+
+static Status files_of(Arena *arena, const char *path, const char *value, const char *files[MOST_FILES],
+                       int *count) {
+  *count = 1;
+  files[0] = value;
+  if (strcmp(path, "tokenizer.path") == 0) *count = tokenizer_files(arena, value, files);
+  bool policys = strcmp(path, "model.from") == 0, rewards = strcmp(path, "reward.from") == 0;
+  if (strcmp(path, "model.preset") == 0 || strcmp(path, "reward.preset") == 0)
+    return decoder_preset_path(arena, value, &files[0]);
+  if (!policys && !rewards) return OK;
+  const char *base;
+  files[0] = path_join(arena, value, "model.safetensors");
+  TRY(model_base(arena, value, &base));
+  if (base) files[(*count)++] = path_join(arena, base, "model.safetensors");
+  if (rewards) /* the policy's is tokenizer.path */
+    *count += tokenizer_files(arena, path_join(arena, value, "tokenizer.json"), files + *count);
+  return OK;
+}
+
+/* A value and what it is called; for a file's name, the content of what is read by it. */
 static Status add_value(Keys *keys, Hash *hash, const char *path, const cJSON *value) {
   hash_text(hash, path);
   if (cJSON_IsObject(value)) {
@@ -70,11 +92,13 @@ static Status add_value(Keys *keys, Hash *hash, const char *path, const cJSON *v
     return OK;
   }
   if (cJSON_IsString(value) && experiment_key_names_file(path)) {
-    const char *file = value->valuestring, *hex;
-    if (strcmp(path, "model.preset") == 0) TRY(decoder_preset_path(keys->arena, file, &file));
-    if (strcmp(path, "model.from") == 0) file = path_join(keys->arena, file, "model.safetensors");
-    TRY(content_of(keys, file, &hex));
-    hash_text(hash, hex);
+    const char *files[MOST_FILES], *hex;
+    int count;
+    TRY(files_of(keys->arena, path, value->valuestring, files, &count));
+    for (int i = 0; i < count; i++) {
+      TRY(content_of(keys, files[i], &hex));
+      hash_text(hash, hex);
+    }
     return OK;
   }
   char *text = cJSON_PrintUnformatted(value);
@@ -125,8 +149,10 @@ static Status make_key(Keys *keys, const Experiment *experiment, PlanStage *inst
   for (int i = 0; i < (int)(sizeof stage->sections / sizeof *stage->sections) && stage->sections[i]; i++)
     TRY(add_value(keys, hash, stage->sections[i], plan_section(experiment->resolved, stage->sections[i])));
   for (int i = 0; i < stage->input_count; i++) {
+    int input = instance->input[stage->inputs[i]];
+    if (input < 0) continue; /* not read */
     hash_text(hash, plan_stage_name(stage->inputs[i]));
-    hash_text(hash, keys->plan->stages[instance->input[stage->inputs[i]]].key);
+    hash_text(hash, keys->plan->stages[input].key);
   }
   TRY(add_data(keys, hash, stage, instance, &experiment->data));
   hash_hex(hash, instance->key);
@@ -156,7 +182,8 @@ static Status add_stage(Keys *keys, int run, StageId id) {
   PlanStage instance = {.id = id, .first_run = run, .users = 1};
   for (int i = 0; i < STAGE_COUNT; i++) instance.input[i] = -1;
   for (int i = 0; i < stage->input_count; i++)
-    instance.input[stage->inputs[i]] = plan->of_run[run][stage->inputs[i]];
+    if (!stage->reads || stage->reads(experiment, stage->inputs[i]))
+      instance.input[stage->inputs[i]] = plan->of_run[run][stage->inputs[i]];
   bool reads = stage->reads_train || stage->reads_dev || stage->reads_pairs;
   if (reads && experiment->data.synth) instance.input[STAGE_WORLD] = plan->of_run[run][STAGE_WORLD];
   TRY(make_key(keys, experiment, &instance));
@@ -191,16 +218,40 @@ static const char *make_label(Arena *arena, const Plan *plan, int index) {
 
 /* A post and reply that do not fit the model's context are found before anything runs; the instruction's
  * length is known only with the tokenizer, when prompt_check looks again. */
+static Status check_reward_context(Arena *arena, const char *path, const Experiment *experiment) {
+  DecoderConfig config;
+  TRY(experiment_reward_model(arena, experiment, &config));
+  const char *name = reward_model_name(experiment);
+  int post = reward_post_tokens(experiment), reply = reward_reply_tokens(experiment);
+  int policys = experiment->data.max_post_tokens + experiment->data.max_reply_tokens + 2;
+  if (post + reply + 2 > config.max_positions)
+    return fail(
+        INVALID,
+        "%s: a post of %d tokens with a reply of %d does not fit the %d positions of the reward model %s; "
+        "lower \"reward.max_post_tokens\" or \"reward.max_reply_tokens\"",
+        path, post, reply, config.max_positions, name);
+  if (experiment->ppo.critic == CRITIC_REWARD && policys > config.max_positions)
+    return fail(
+        INVALID,
+        "%s: the critic reads what the policy reads, %d tokens, which do not fit the %d positions of the "
+        "reward model %s; use \"ppo.critic\": \"shared\"",
+        path, policys, config.max_positions, name);
+  return OK;
+}
+
 static Status check_context(Arena *arena, const char *path, const Experiment *experiment) {
   DecoderConfig config;
   TRY(experiment_model(arena, experiment, &config));
   int longest = experiment->data.max_post_tokens + experiment->data.max_reply_tokens + 2;
-  if (longest <= config.max_positions) return OK;
+  if (longest <= decoder_context(&config)) return OK;
   return fail(INVALID,
-              "%s: a post of %d tokens with a reply of %d does not fit the %d positions of model %s; lower "
-              "\"data.max_post_tokens\" or \"data.max_reply_tokens\"",
-              path, experiment->data.max_post_tokens, experiment->data.max_reply_tokens, config.max_positions,
-              experiment->model_from ? experiment->model_from : experiment->model_preset);
+              "%s: a post of %d tokens with a reply of %d%s does not fit the %d positions of model %s; lower "
+              "\"data.max_post_tokens\" or \"data.max_reply_tokens\"%s",
+              path, experiment->data.max_post_tokens, experiment->data.max_reply_tokens,
+              config.prefix_tokens ? arena_print(arena, " behind a prefix of %d", config.prefix_tokens) : "",
+              config.max_positions,
+              experiment->model_from ? experiment->model_from : experiment->model_preset,
+              config.prefix_tokens ? " or \"adapter.prefix_tokens\"" : "");
 }
 
 Status plan_make(Arena *arena, const ExperimentFile *file, const Stage *table, const char *out, StageId until,
@@ -213,6 +264,7 @@ Status plan_make(Arena *arena, const ExperimentFile *file, const Stage *table, c
   for (int run = 0; run < file->run_count; run++) {
     const Experiment *experiment = &file->runs[run].experiment;
     TRY(check_context(arena, file->path, experiment));
+    TRY(check_reward_context(arena, file->path, experiment));
     TRY(backend_kind(experiment->device, &plan->backend));
     for (StageId id = 0; id < STAGE_COUNT; id++) {
       plan->of_run[run][id] = -1;

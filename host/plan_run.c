@@ -3,10 +3,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/comm.h"
 #include "plan.h"
 #include "plan_lock.h"
 #include "progress.h"
@@ -89,7 +91,7 @@ static Status call_stage(Plan *plan, PlanStage *stage, Backend *backend) {
   stage_memory_start(context.backend);
   if (status == OK) status = plan->table[stage->id].run(&context);
   if (context.backend) stage_memory_measure(context.backend, &memory);
-  if (status == OK)
+  if (status == OK && comm_is_first())
     status = write_marker(&arena, plan, stage, context.backend, seconds_now() - started, &memory);
   arena_free(&arena);
   return status;
@@ -110,8 +112,8 @@ static void remove_leftovers(Arena *arena, const char *folder, bool locked) {
 }
 
 /* With the folder locked: what another process has finished meanwhile is taken, what it has begun is gone on
- * with. */
-static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, bool waited, Backend **backend) {
+ * with: *compute. */
+static Status look_locked(Arena *arena, PlanStage *stage, bool waited, bool *compute) {
   if (file_exists(path_join(arena, stage->folder, "stage.json"))) {
     if (waited) progress_say("%s: computed by the other process", stage->label);
     return check_finished(arena, stage);
@@ -122,15 +124,62 @@ static Status run_locked(Arena *arena, Plan *plan, PlanStage *stage, bool waited
     return fail(INTERRUPTED, "interrupted before %s; the same command goes on from there", stage->label);
   remove_leftovers(arena, stage->folder, true);
   if (stage->started) progress_say("%s: resumes (%s)", stage->label, stage->folder);
-  if (plan->table[stage->id].needs_backend && !*backend)
-    TRY(backend_open(plan->file->runs[stage->first_run].experiment.device, backend));
+  *compute = true;
+  return OK;
+}
+
+/* This rank's device: of "cuda", a GPU of its own on this machine. */
+static Status open_device(const char *device, Backend **backend) {
+  const char *kind, *why;
+  char own[32];
+  TRY(backend_kind(device, &kind));
+  if (comm.local_size > 1 && strcmp(kind, "cpu") != 0) {
+    int count = backend_devices(kind, &why); /* 1: a launcher that shows each rank its own (Slurm), or NCCL refuses */
+    if (strchr(device, ':') || (count > 1 && comm.local_size > count))
+      return fail(INVALID,
+                  "device \"%s\": %d ranks run on this machine, which has %d such devices, and each needs its "
+                  "own; write \"%s\" and start one rank a device",
+                  device, comm.local_size, count, kind);
+    snprintf(own, sizeof own, "%s:%d", kind, count > 1 ? comm.local_rank : 0);
+    device = own;
+  }
+  TRY(backend_open(device, backend));
+  if (!comm.transport) return OK;
+  if ((*backend)->join) return (*backend)->join(*backend);
+  return fail(INVALID, "device \"%s\" cannot be used by several ranks", device);
+}
+
+/* Every rank computes a stage that needs a device, the first rank alone any other. */
+static Status compute_stage(Plan *plan, PlanStage *stage, Backend **backend) {
+  bool all = plan->table[stage->id].needs_backend;
+  if (!all && !comm_is_first()) return OK;
+  if (all && !*backend)
+    TRY(open_device(plan->file->runs[stage->first_run].experiment.device, backend));
   return call_stage(plan, stage, *backend);
 }
 
+/* What rank 0 found, to all. An error is said by rank 0, and its end is the others'. */
+static Status agree(Status status, bool *compute) {
+  int32_t word[] = {(int32_t)status, *compute};
+  comm_broadcast(word, sizeof word);
+  *compute = word[1];
+  if (word[0] == INTERRUPTED && status == OK) return fail(INTERRUPTED, "interrupted");
+  return status;
+}
+
+/* Rank 0 holds the lock. Afterwards the stage's files are there for all. */
 static Status run_stage(Arena *arena, Plan *plan, PlanStage *stage, Backend **backend) {
-  FolderLock lock;
-  TRY(folder_lock(stage->folder, stage->label, &lock));
-  Status status = run_locked(arena, plan, stage, lock.waited, backend);
+  FolderLock lock = {.fd = -1};
+  bool compute = false;
+  Status status = OK;
+  if (comm_is_first()) {
+    status = folder_lock(stage->folder, stage->label, &lock);
+    if (status == OK) status = look_locked(arena, stage, lock.waited, &compute);
+  }
+  if (status == OK || status == INTERRUPTED) status = agree(status, &compute);
+  if (status == OK && compute) status = compute_stage(plan, stage, backend);
+  bool again = false;
+  if (status == OK || status == INTERRUPTED) status = agree(status, &again);
   folder_unlock(&lock);
   stage->finished = status == OK;
   return status;
@@ -164,11 +213,14 @@ Status plan_run(Arena *arena, Plan *plan) {
   int cached = 0;
   for (int i = 0; i < plan->count; i++) cached += plan->stages[i].finished;
   if (cached) progress_say("%d of %d stages are cached in %s/stages", cached, plan->count, plan->out);
-  remove_leftovers(arena, plan_run_folder(arena, plan), false);
-  Status status = plan_write_links(arena, plan);
+  Status status = OK;
+  if (comm_is_first()) {
+    remove_leftovers(arena, plan_run_folder(arena, plan), false);
+    status = plan_write_links(arena, plan);
+  }
   if (status == OK) status = run_all(arena, plan, &backend);
   if (backend) backend->close(backend);
   TRY(status);
   say_stops(plan);
-  return plan->until == STAGE_EVALUATE_PPO ? plan_write_results(arena, plan) : OK;
+  return plan->until == STAGE_EVALUATE_PPO && comm_is_first() ? plan_write_results(arena, plan) : OK;
 }

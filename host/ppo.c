@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/comm.h"
+#include "share.h"
 #include "trainer.h"
 
 /* ---- set-up ---- */
@@ -69,7 +71,9 @@ Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *b
                .max_samples = settings->posts_per_step * settings->samples_per_post,
                .max_reply = max_reply,
                .kl_coef = settings->kl_coef};
-  int samples = settings->minibatch, max_tokens = samples * max_sequence, max_rows = samples * max_reply;
+  int samples = settings->minibatch, max_rows = samples * max_reply;
+  int max_tokens = share_most(samples * max_sequence, max_sequence, comm.size);
+  if (max_rows > max_tokens) max_rows = max_tokens;
   bool shared = settings->critic == CRITIC_SHARED;
   TRY(open_learner(arena, &ppo->policy, backend, sft_folder, (ModelParts){.value_head = shared}, use,
                    max_tokens, max_rows, seed));
@@ -101,12 +105,24 @@ int ppo_models(Ppo *ppo, Model *models[2]) {
 
 /* ---- forward passes ---- */
 
+static int sample_length(const PpoSample *sample) { return sample->prompt_length + sample->reply_length; }
+
+/* This rank's part of samples order[0..count-1], in that order; returns how many. */
+static int own_samples(const PpoSample *samples, const int *order, int count, int *own, Arena *scratch) {
+  int *length = NEW(scratch, int, count), *owner = NEW(scratch, int, count), mine = 0;
+  for (int i = 0; i < count; i++) length[i] = sample_length(&samples[order[i]]);
+  share_out(length, count, comm.size, owner);
+  for (int i = 0; i < count; i++)
+    if (owner[i] == comm.rank) own[mine++] = order[i];
+  return mine;
+}
+
 /* Packs samples order[0..count-1]; the batch's rows are their reply tokens in that order. */
 static void fill_batch(Ppo *ppo, const PpoSample *samples, const int *order, int count, Arena *scratch) {
   batch_clear(&ppo->batch);
   for (int i = 0; i < count; i++) {
     const PpoSample *sample = &samples[order[i]];
-    int length = sample->prompt_length + sample->reply_length;
+    int length = sample_length(sample);
     int32_t *tokens = NEW(scratch, int32_t, length);
     memcpy(tokens, sample->prompt, sizeof *tokens * (size_t)sample->prompt_length);
     memcpy(tokens + sample->prompt_length, sample->reply, sizeof *tokens * (size_t)sample->reply_length);
@@ -157,12 +173,21 @@ static void forward_policy_and_critic(Ppo *ppo) {
   if (ppo->settings->critic == CRITIC_REWARD) forward(ppo, &ppo->critic);
 }
 
-/* Logprobs, entropies, values and reference logprobs of all samples, minibatch by minibatch. */
-static void evaluate_old(Ppo *ppo, const PpoSample *samples, int count, Arena *scratch) {
-  int *order = NEW(scratch, int, count);
-  for (int i = 0; i < count; i++) order[i] = i;
-  for (int first = 0, offset = 0; first < count; first += ppo->settings->minibatch) {
-    int n = count - first < ppo->settings->minibatch ? count - first : ppo->settings->minibatch;
+/* How many of the samples order[0..count-1] one pass takes. */
+static int pass_count(const Ppo *ppo, const PpoSample *samples, const int *order, int count) {
+  int n = 0, tokens = 0;
+  while (n < count && n < ppo->settings->minibatch) {
+    tokens += sample_length(&samples[order[n]]);
+    if (tokens > ppo->batch.max_tokens) break;
+    n++;
+  }
+  return n;
+}
+
+/* Logprobs, entropies, values and reference logprobs of the samples order[0..count-1], pass by pass. */
+static void evaluate_old(Ppo *ppo, const PpoSample *samples, const int *order, int count, Arena *scratch) {
+  for (int first = 0, offset = 0, n; first < count; first += n) {
+    n = pass_count(ppo, samples, order + first, count - first);
     fill_batch(ppo, samples, order + first, n, scratch);
     forward_policy_and_critic(ppo);
     logprobs(ppo, &ppo->policy, ppo->device.logprob + offset, ppo->device.entropy + offset);
@@ -183,18 +208,45 @@ typedef struct HostTensors {
   float stats[ADVANTAGE_STATS];
 } HostTensors;
 
+static void lay_out_replies(const PpoSample *samples, int count, HostTensors *host, Arena *scratch) {
+  host->cu_seqlens = NEW(scratch, int32_t, count + 1);
+  for (int i = 0; i < count; i++) host->cu_seqlens[i + 1] = host->cu_seqlens[i] + samples[i].reply_length;
+  host->tokens = host->cu_seqlens[count];
+}
+
+/* The device has the old values of this rank's samples, packed; afterwards of all. Each token's value comes from
+ * one rank and the others add 0 to it, so it stays what it was. */
+static Status exchange_old(Ppo *ppo, const int *own, int count, const HostTensors *host, Arena *scratch) {
+  Backend *backend = ppo->backend;
+  float *const device[] = {ppo->device.logprob, ppo->device.entropy, ppo->device.ref_logprob,
+                           ppo->device.value};
+  size_t tokens = (size_t)host->tokens;
+  float *packed = NEW(scratch, float, tokens), *all = NEW(scratch, float, 4 * tokens);
+  size_t own_tokens = 0;
+  for (int i = 0; i < count; i++)
+    own_tokens += (size_t)(host->cu_seqlens[own[i] + 1] - host->cu_seqlens[own[i]]);
+  for (int k = 0; k < 4; k++) {
+    TRY(backend->download(backend, packed, device[k], sizeof(float) * own_tokens));
+    const float *next = packed;
+    for (int i = 0; i < count; i++)
+      for (int t = host->cu_seqlens[own[i]]; t < host->cu_seqlens[own[i] + 1]; t++)
+        all[(size_t)k * tokens + (size_t)t] = *next++;
+  }
+  comm_sum_floats(all, 4 * tokens);
+  for (int k = 0; k < 4; k++)
+    backend->upload(backend, device[k], all + (size_t)k * tokens, sizeof(float) * tokens);
+  return OK;
+}
+
 static Status advantages(Ppo *ppo, const PpoSample *samples, int count, HostTensors *host, Arena *scratch) {
   Backend *backend = ppo->backend;
   PpoTensors *d = &ppo->device;
-  host->cu_seqlens = NEW(scratch, int32_t, count + 1);
   float *score = NEW(scratch, float, count);
   int max_len = 0;
   for (int i = 0; i < count; i++) {
-    host->cu_seqlens[i + 1] = host->cu_seqlens[i] + samples[i].reply_length;
     score[i] = (float)samples[i].score;
     if (samples[i].reply_length > max_len) max_len = samples[i].reply_length;
   }
-  host->tokens = host->cu_seqlens[count];
   backend->upload(backend, d->cu_seqlens, host->cu_seqlens, sizeof(int32_t) * ((size_t)count + 1));
   backend->upload(backend, d->score, score, sizeof(float) * (size_t)count);
   backend->ppo_advantage(backend, &(PpoAdvantage){.replies = {d->cu_seqlens, count, host->tokens, max_len},
@@ -246,8 +298,9 @@ static void describe(const HostTensors *host, int count, PpoStep *out) {
 
 /* ---- updates ---- */
 
-/* The minibatch's old values beside its rows on the device. */
-static void upload_minibatch(Ppo *ppo, const HostTensors *host, const int *order, int count, Arena *scratch) {
+/* The minibatch's old values beside its rows on the device. whole_rows: of the minibatch over all ranks. */
+static void upload_minibatch(Ppo *ppo, const HostTensors *host, const int *order, int count, int whole_rows,
+                             Arena *scratch) {
   Backend *backend = ppo->backend;
   float *const device[] = {ppo->device.mb_old_logprob, ppo->device.mb_advantage, ppo->device.mb_old_value,
                            ppo->device.mb_returns};
@@ -262,12 +315,12 @@ static void upload_minibatch(Ppo *ppo, const HostTensors *host, const int *order
   }
   if (ppo->settings->entropy_coef == 0) return;
   for (int t = 0; t < ppo->batch.rows; t++)
-    gathered[t] = (float)(-ppo->settings->entropy_coef / ppo->batch.rows);
+    gathered[t] = (float)(-ppo->settings->entropy_coef / whole_rows);
   backend->upload(backend, ppo->device.mb_dentropy, gathered, sizeof(float) * (size_t)ppo->batch.rows);
 }
 
 /* stats: the minibatch's, on the device. */
-static void losses(Ppo *ppo, float *stats) {
+static void losses(Ppo *ppo, int whole_rows, float *stats) {
   const PpoSettings *s = ppo->settings;
   PpoTensors *d = &ppo->device;
   ppo->backend->ppo_loss(ppo->backend,
@@ -282,7 +335,7 @@ static void losses(Ppo *ppo, float *stats) {
                                     .dual_clip = (float)s->dual_clip,
                                     .value_clip = (float)s->value_clip,
                                     .value_coef = (float)s->value_coef,
-                                    .scale = 1.0f / (float)ppo->batch.rows,
+                                    .scale = 1.0f / (float)whole_rows,
                                     .dlogprob = d->mb_dlogprob,
                                     .dvalue = d->mb_dvalue,
                                     .stats = stats,
@@ -326,11 +379,11 @@ static void backward(Ppo *ppo) {
 }
 
 /* Issued without waiting for the device; update reads what it left in device.stats. */
-static void update_minibatch(Ppo *ppo, double lr, PpoStep *out) {
+static void update_minibatch(Ppo *ppo, int whole_rows, double lr, PpoStep *out) {
   forward_policy_and_critic(ppo);
   logprobs(ppo, &ppo->policy, ppo->device.mb_logprob, NULL);
   values(ppo, ppo->device.mb_value);
-  losses(ppo, ppo->device.stats + PPO_STATS * out->updates);
+  losses(ppo, whole_rows, ppo->device.stats + PPO_STATS * out->updates);
   backward(ppo);
   Model *models[2];
   int count = ppo_models(ppo, models);
@@ -345,6 +398,7 @@ static Status read_updates(Ppo *ppo, double tokens, PpoStep *out, Arena *scratch
   TRY(ppo->backend->download(ppo->backend, stats, ppo->device.stats,
                              sizeof *stats * PPO_STATS * (size_t)out->updates));
   TRY(ppo->backend->download(ppo->backend, &norm, ppo->policy.model.parameters.norm, sizeof norm));
+  comm_sum_floats(stats, (size_t)PPO_STATS * (size_t)out->updates);
   double sums[PPO_STATS] = {0};
   for (int i = 0; i < PPO_STATS * out->updates; i++) sums[i % PPO_STATS] += (double)stats[i];
   out->policy_loss = sums[PPO_POLICY_LOSS] / tokens;
@@ -378,17 +432,24 @@ static void adapt_kl(Ppo *ppo, double kl, int samples) {
 static Status update(Ppo *ppo, const PpoSample *samples, int count, double lr, RandomKey key, PpoStep *out,
                      Arena *scratch) {
   HostTensors host = {0};
-  evaluate_old(ppo, samples, count, scratch);
+  int *order = NEW(scratch, int, count), *own = NEW(scratch, int, count);
+  for (int i = 0; i < count; i++) order[i] = i;
+  int mine = own_samples(samples, order, count, own, scratch);
+  lay_out_replies(samples, count, &host, scratch);
+  evaluate_old(ppo, samples, own, mine, scratch);
+  if (comm.size > 1) TRY(exchange_old(ppo, own, mine, &host, scratch));
   TRY(advantages(ppo, samples, count, &host, scratch));
   describe(&host, count, out);
-  int *order = NEW(scratch, int, count);
   for (int epoch = 0; epoch < ppo->settings->epochs; epoch++) {
     shuffle(order, count, key, epoch);
     for (int first = 0; first < count; first += ppo->settings->minibatch) {
       int n = count - first < ppo->settings->minibatch ? count - first : ppo->settings->minibatch;
-      fill_batch(ppo, samples, order + first, n, scratch);
-      upload_minibatch(ppo, &host, order + first, n, scratch);
-      update_minibatch(ppo, lr, out);
+      int whole_rows = 0;
+      for (int i = first; i < first + n; i++) whole_rows += samples[order[i]].reply_length;
+      mine = own_samples(samples, order + first, n, own, scratch);
+      fill_batch(ppo, samples, own, mine, scratch);
+      upload_minibatch(ppo, &host, own, mine, whole_rows, scratch);
+      update_minibatch(ppo, whole_rows, lr, out);
     }
   }
   TRY(read_updates(ppo, (double)host.tokens * ppo->settings->epochs, out, scratch));

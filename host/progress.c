@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/comm.h"
 #include "base/text.h"
 
 static const double LIVE_SECONDS = 0.1, PLAIN_SECONDS = 5;
@@ -140,7 +141,9 @@ static void show(Progress *progress, double now, const char *name, double value)
 void progress_begin(Progress *progress, const char *label, int64_t steps, int64_t first_step) {
   *progress = (Progress){.label = label, .steps = steps, .step = first_step, .first_step = first_step};
   progress->started = progress->shown = seconds_now();
-  progress->live = terminal_is_live();
+  progress->waited = comm.waited;
+  progress->moved = comm.moved;
+  progress->live = comm_is_first() && terminal_is_live();
   if (progress->live) show(progress, progress->started, NULL, 0);
 }
 
@@ -148,11 +151,21 @@ void progress_step(Progress *progress, int64_t step, double tokens, const char *
   progress->step = step;
   progress->tokens += tokens;
   double now = seconds_now();
+  if (!comm_is_first()) return;
   if (now - progress->shown >= (progress->live ? LIVE_SECONDS : PLAIN_SECONDS))
     show(progress, now, name, value);
 }
 
+/* How much the first rank waited for the others, and what it sent them. */
+static void add_ranks(const Progress *progress, char line[LINE], double elapsed) {
+  double waited = comm.waited - progress->waited, moved = comm.moved - progress->moved;
+  int64_t done = progress->step - progress->first_step;
+  add(line, "  %d ranks, %.0f%% waiting", comm.size, elapsed > 0 ? 100 * waited / elapsed : 0);
+  if (moved > 0 && done > 0) add(line, ", %.2f MB sent a step", moved / 1e6 / (double)done);
+}
+
 void progress_end(Progress *progress, const char *note) {
+  if (!comm_is_first()) return;
   double elapsed = seconds_now() - progress->started;
   int64_t done = progress->step - progress->first_step;
   char line[LINE] = "";
@@ -164,12 +177,14 @@ void progress_end(Progress *progress, const char *note) {
     add(line, "  ");
     add_count(line, progress->tokens / elapsed, "tokens/s");
   }
+  if (comm.size > 1) add_ranks(progress, line, elapsed);
   if (note) add(line, "  %s", note);
   clear_line();
   fprintf(stderr, "%s\n", line);
 }
 
 void progress_say(const char *format, ...) {
+  if (!comm_is_first()) return;
   clear_line();
   va_list args;
   va_start(args, format);

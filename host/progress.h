@@ -1,5 +1,5 @@
 /* One live line a stage on a terminal (bar, step, loss or reward, tokens/s, time left), plain lines every few
- * seconds elsewhere. Goes to stderr. */
+ * seconds elsewhere. Goes to stderr; of several ranks only the first speaks. */
 #ifndef POPALM_PROGRESS_H
 #define POPALM_PROGRESS_H
 
@@ -9,6 +9,7 @@ typedef struct Progress {
   const char *label; /* "sft", "ppo cl-ppo seed 2" */
   int64_t steps, step, first_step;
   double started, shown, tokens;
+  double waited, moved; /* as in Comm, at the start */
   int live; /* stderr is a terminal */
 } Progress;
 

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/comm.h"
+
 PromptCodec prompt_codec(Arena *arena, const Tokenizer *tokenizer, const char *instruction,
                          int max_post_tokens, int max_reply_tokens) {
   const int32_t *start;
@@ -19,13 +21,13 @@ int prompt_max(const PromptCodec *codec) { return codec->instruction_count + cod
 int sequence_max(const PromptCodec *codec) { return prompt_max(codec) + codec->max_reply_tokens + 1; }
 
 Status prompt_check(const PromptCodec *codec, const DecoderConfig *config, const char *preset) {
-  if (sequence_max(codec) <= config->max_positions) return OK;
+  if (sequence_max(codec) <= decoder_context(config)) return OK;
   return fail(INVALID,
               "model \"%s\": its context of %d tokens is shorter than instruction %d + post %d + "
-              "reply %d + 2; "
+              "reply %d + 2%s; "
               "lower data.max_post_tokens or data.max_reply_tokens, or choose a model with a longer context",
               preset, config->max_positions, codec->instruction_count, codec->max_post_tokens,
-              codec->max_reply_tokens);
+              codec->max_reply_tokens, config->prefix_tokens ? " and the prefix" : "");
 }
 
 static int encode_cut(const PromptCodec *codec, const char *text, int32_t *out, int max) {
@@ -65,6 +67,7 @@ int reward_encode(const PromptCodec *codec, RewardInput input, const char *post,
 }
 
 Status prompt_save(const PromptCodec *codec, const SamplingSettings *sampling, const char *folder) {
+  if (!comm_is_first()) return OK;
   Arena arena = {0};
   cJSON *object = cJSON_CreateObject();
   cJSON_AddStringToObject(object, "instruction", codec->instruction_text);

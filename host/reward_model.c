@@ -1,5 +1,7 @@
 #include "reward_model.h"
 
+#include "base/comm.h"
+
 enum { MOST_TOKENS = 8192 }; /* of one forward pass */
 
 int reward_model_tokens(int texts, int sequence) {
@@ -104,10 +106,24 @@ static Status score_all(RewardModel *reward, Scored *texts, int count, Arena *sc
   return first < count ? score_batch(reward, texts + first, scratch) : OK;
 }
 
+/* Every rank scores a part of the texts; then all have all rewards. */
+static Status score_parts(RewardModel *reward, Scored *texts, int count, Arena *scratch) {
+  int *first = NEW(scratch, int, comm.size + 1);
+  double *all = NEW(scratch, double, count);
+  comm_parts(count, first);
+  int begin = first[comm.rank], end = first[comm.rank + 1];
+  TRY(score_all(reward, texts + begin, end - begin, scratch));
+  for (int i = begin; i < end; i++) all[i] = texts[i].reward;
+  comm_all_gather(all, sizeof *all, first);
+  for (int i = 0; i < count; i++) texts[i].reward = all[i];
+  return OK;
+}
+
 Status reward_model_score(RewardModel *reward, Scored *texts, int count) {
   if (reward->batch.max_tokens == 0) TRY(reward_model_reserve(reward, count));
   Arena scratch = {0};
-  Status status = score_all(reward, texts, count, &scratch);
+  Status status =
+      comm.size > 1 ? score_parts(reward, texts, count, &scratch) : score_all(reward, texts, count, &scratch);
   arena_free(&scratch);
   return status;
 }

@@ -33,6 +33,7 @@ void reward_model_free(RewardModel *reward);
 /* Makes the buffers for scoring so many texts at once (in several passes where they are many). Without it the
  * first call of reward_model_score does. */
 Status reward_model_reserve(RewardModel *reward, int texts) CHECKED;
+/* With several ranks all call it with the same texts, and each computes a part of them. */
 Status reward_model_score(RewardModel *reward, Scored *texts, int count) CHECKED;
 
 /* Tokens of one forward pass over so many texts, of which none is longer than sequence. */

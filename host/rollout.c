@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/comm.h"
+
 enum { COMPACT_EVERY = 4, ARRAYS = 10 }; /* steps between two looks at which replies have ended */
 
 static size_t padded(int count) { return ((size_t)count + 63) / 64 * 64; }
@@ -42,6 +44,7 @@ Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, cons
                         int max_posts, int samples_per_post) {
   Backend *backend = model->parameters.backend;
   const DecoderConfig *config = &model->decoder.config;
+  max_posts = (max_posts + comm.size - 1) / comm.size;
   *rollout = (Rollout){.model = model,
                        .max_posts = max_posts,
                        .max_rows = max_posts * samples_per_post,
@@ -236,6 +239,16 @@ static void run_step(Rollout *r, const RolloutRequest *request, const int32_t *i
   backend->replay(backend, step->recording);
 }
 
+/* The reply so far, of slot 0. */
+static Status show(Rollout *r, const RolloutWatch *watch) {
+  Backend *backend = r->model->parameters.backend;
+  if (!watch->show) return OK;
+  TRY(backend->download(backend, r->host.length, r->device.length, sizeof(int32_t)));
+  TRY(backend->download(backend, r->host.reply, r->device.reply, sizeof(int32_t) * (size_t)r->max_reply));
+  watch->show(watch->state, r->host.reply, r->host.length[0]);
+  return OK;
+}
+
 static Status collect(Rollout *r, int count, Arena *arena, Reply *replies) {
   Backend *backend = r->model->parameters.backend;
   size_t stride = (size_t)r->max_reply, total = (size_t)count * stride;
@@ -257,7 +270,8 @@ static bool same_sampling(const SamplingSettings *a, const SamplingSettings *b) 
   return a->temperature == b->temperature && a->top_p == b->top_p && a->top_k == b->top_k;
 }
 
-Status rollout_run(Rollout *r, const RolloutRequest *request, Arena *arena, Reply *replies) {
+/* Samples on this rank alone. */
+static Status sample_posts(Rollout *r, const RolloutRequest *request, Arena *arena, Reply *replies) {
   Backend *backend = r->model->parameters.backend;
   int count = request->posts * request->samples, rows = step_rows(r, count);
   if (request->posts > r->max_posts || count > r->max_rows)
@@ -267,6 +281,7 @@ Status rollout_run(Rollout *r, const RolloutRequest *request, Arena *arena, Repl
   r->sampling = request->sampling;
   prefill(r, request, rows);
   draw(r, request, r->device.last_row, rows);
+  TRY(show(r, &request->watch));
   int32_t *identity = r->prompts.device.rows;
   for (int i = 0; i < rows; i++) r->host.drawn[i] = i;
   backend->upload(backend, identity, r->host.drawn, sizeof(int32_t) * (size_t)rows);
@@ -274,6 +289,49 @@ Status rollout_run(Rollout *r, const RolloutRequest *request, Arena *arena, Repl
     if (step % COMPACT_EVERY == 1) TRY(compact(r, &rows));
     if (rows == 0) break;
     run_step(r, request, identity, rows);
+    TRY(show(r, &request->watch));
   }
   return collect(r, count, arena, replies);
+}
+
+/* ---- over the ranks ---- */
+
+/* Gives all ranks the replies that the others have sampled; this rank's are those first[rank] .. */
+static void exchange(const Rollout *r, Reply *replies, const int *first, Arena *arena) {
+  int count = first[comm.size];
+  size_t stride = (size_t)r->max_reply;
+  int32_t *tokens = NEW(arena, int32_t, (size_t)count * stride);
+  float *logprob = NEW(arena, float, (size_t)count * stride);
+  int32_t *length = NEW(arena, int32_t, count);
+  for (int i = first[comm.rank]; i < first[comm.rank + 1]; i++) {
+    length[i] = replies[i].length;
+    memcpy(tokens + (size_t)i * stride, replies[i].tokens, sizeof *tokens * (size_t)length[i]);
+    memcpy(logprob + (size_t)i * stride, replies[i].logprob, sizeof *logprob * (size_t)length[i]);
+  }
+  comm_all_gather(length, sizeof *length, first);
+  comm_all_gather(tokens, stride * sizeof *tokens, first);
+  comm_all_gather(logprob, stride * sizeof *logprob, first);
+  for (int i = 0; i < count; i++) {
+    int32_t *own = tokens + (size_t)i * stride;
+    replies[i] = (Reply){.tokens = own,
+                         .logprob = logprob + (size_t)i * stride,
+                         .length = length[i],
+                         .ended = length[i] > 0 && own[length[i] - 1] == r->eos};
+  }
+}
+
+Status rollout_run(Rollout *r, const RolloutRequest *request, Arena *arena, Reply *replies) {
+  if (comm.size == 1) return sample_posts(r, request, arena, replies);
+  int *first = NEW(arena, int, comm.size + 1);
+  comm_parts(request->posts, first);
+  int begin = first[comm.rank];
+  RolloutRequest mine = *request;
+  mine.prompts += begin;
+  mine.prompt_lengths += begin;
+  mine.posts = first[comm.rank + 1] - begin;
+  mine.first_sample += begin * request->samples;
+  if (mine.posts > 0) TRY(sample_posts(r, &mine, arena, replies + begin * request->samples));
+  for (int i = 0; i <= comm.size; i++) first[i] *= request->samples;
+  exchange(r, replies, first, arena);
+  return OK;
 }

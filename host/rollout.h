@@ -35,7 +35,7 @@ enum { ROLLOUT_STEPS = 6 }; /* max_rows, its half, ... */
 
 typedef struct Rollout {
   const Model *model;
-  int max_posts, max_rows, max_reply;
+  int max_posts, max_rows, max_reply; /* of this rank */
   int32_t eos;
   SamplingSettings sampling; /* that the recordings were made with */
   RolloutStep steps[ROLLOUT_STEPS];
@@ -48,15 +48,21 @@ typedef struct Rollout {
   float *device_logits, *device_logprob, *device_reply_logprob; /* [rows, V], [rows], [slots, max_reply] */
 } Rollout;
 
-enum { EVALUATED_AT_ONCE = 32 }; /* posts of an evaluation that are answered together */
+enum { EVALUATED_AT_ONCE = 32 }; /* posts of an evaluation that are answered together, by each rank */
 
-/* Device bytes that rollout_allocate takes where prompts have at most prompt_tokens tokens. */
+/* Device bytes that rollout_allocate takes on one of so many ranks, where prompts have at most prompt_tokens tokens. */
 size_t rollout_bytes(const DecoderConfig *config, DType storage, int prompt_tokens, int max_reply,
                      int max_posts, int samples_per_post);
-/* Buffers for up to max_posts posts of samples_per_post samples. */
+/* Buffers for up to max_posts posts of samples_per_post samples, over all ranks. */
 Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, const PromptCodec *codec,
                         int max_posts, int samples_per_post) CHECKED;
 void rollout_free(Rollout *rollout);
+
+/* Told after each step what a reply has so far; for a request of one reply. show NULL: nobody looks. */
+typedef struct RolloutWatch {
+  void (*show)(void *state, const int32_t *tokens, int count);
+  void *state;
+} RolloutWatch;
 
 typedef struct RolloutRequest {
   const int32_t *const *prompts; /* [posts] */
@@ -66,9 +72,11 @@ typedef struct RolloutRequest {
   RandomKey key;
   int first_sample; /* sample ids are first_sample + post * samples + i: what a sample draws depends on its id
                        alone */
+  RolloutWatch watch;
 } RolloutRequest;
 
-/* replies: [posts * samples], samples of a post together, tokens in `arena`. */
+/* replies: [posts * samples], samples of a post together, tokens in `arena`. With several ranks all call it with
+ * the same request; each samples the replies to a part of the posts, and all get all. */
 Status rollout_run(Rollout *rollout, const RolloutRequest *request, Arena *arena, Reply *replies) CHECKED;
 
 #endif

@@ -1,5 +1,11 @@
 #include "stage.h"
 
+/* A model that is started from brings its tokenizer along; the policy is then only asked for texts. */
+static bool reward_reads(const Experiment *experiment, StageId input) {
+  (void)input;
+  return !experiment->reward.from;
+}
+
 /* The stages in the order in which they run. A key covers sections, inputs' keys and data content. */
 const Stage stages[STAGE_COUNT] = {
     [STAGE_WORLD] = {.name = "world", .run = stage_world, .sections = {"data.synth"}},
@@ -23,7 +29,9 @@ const Stage stages[STAGE_COUNT] = {
                       .needs_backend = true,
                       .inputs = {STAGE_TOKENIZER, STAGE_SFT},
                       .input_count = 2,
-                      .sections = {"seed", "reward"},
+                      .reads = reward_reads,
+                      .sections = {"seed", "reward", "adapter", "data.instruction", "data.max_post_tokens",
+                                   "data.max_reply_tokens"},
                       .reads_train = true,
                       .reads_pairs = true},
     [STAGE_EVALUATE_SFT] = {.name = "evaluate",

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "dataset.h"
 #include "progress.h"
 #include "reward_model.h"
@@ -52,7 +53,7 @@ static Status open_evaluation(Evaluation *e, const char *policy_folder) {
   e->rewards = NEW(arena, double, e->posts * e->samples);
   e->reply = NEW(arena, Tokens, e->posts * e->samples);
   if (e->world) e->popularity = NEW(arena, double, e->posts * e->samples);
-  int together = e->posts < EVALUATED_AT_ONCE ? e->posts : EVALUATED_AT_ONCE;
+  int most = EVALUATED_AT_ONCE * comm.size, together = e->posts < most ? e->posts : most;
   TRY(reward_model_reserve(&e->reward, together * e->samples));
   return rollout_allocate(arena, &e->rollout, &e->policy, &e->codec, together, e->samples);
 }
@@ -64,8 +65,8 @@ static Tokens segment(const Evaluation *e, Arena *arena, const char *text) {
 /* Replies to posts first .. first+count-1. */
 static Status generate_some(Evaluation *e, int first, int count, Arena *scratch) {
   const StageContext *context = e->context;
-  const int32_t *prompts[EVALUATED_AT_ONCE];
-  int lengths[EVALUATED_AT_ONCE];
+  const int32_t **prompts = NEW(scratch, const int32_t *, count);
+  int *lengths = NEW(scratch, int, count);
   Scored *scored = NEW(scratch, Scored, count * e->samples);
   Reply *replies = NEW(scratch, Reply, count * e->samples);
   for (int p = 0; p < count; p++) {
@@ -105,14 +106,16 @@ static Status generate_all(Evaluation *e) {
   progress_begin(&progress, e->context->label, e->posts, 0);
   Status status = OK;
   Arena scratch = {0};
-  for (int first = 0; first < e->posts && status == OK; first += EVALUATED_AT_ONCE) {
+  int at_once = EVALUATED_AT_ONCE * comm.size;
+  for (int first = 0; first < e->posts && status == OK; first += at_once) {
     ArenaMark mark = arena_mark(&scratch);
-    int count = e->posts - first < EVALUATED_AT_ONCE ? e->posts - first : EVALUATED_AT_ONCE;
+    int count = e->posts - first < at_once ? e->posts - first : at_once;
     double before = e->tokens;
     status = generate_some(e, first, count, &scratch);
     progress_step(&progress, first + count, e->tokens - before, NULL, 0);
     arena_reset(&scratch, mark);
-    if (interrupted) status = fail(INTERRUPTED, "interrupted; the same command starts this evaluation again");
+    if (status == OK && comm_any(interrupted))
+      status = fail(INTERRUPTED, "interrupted; the same command starts this evaluation again");
   }
   arena_free(&scratch);
   if (status == OK) progress_end(&progress, NULL);
@@ -124,8 +127,12 @@ static Status generate_all(Evaluation *e) {
 typedef enum OverlapMetric { ROUGE_1, ROUGE_2, ROUGE_L, BLEU_4, OVERLAPS } OverlapMetric;
 static const char *const overlap_names[OVERLAPS] = {"rouge_1", "rouge_2", "rouge_l", "bleu_4"};
 
-/* Adds the post's metrics for each top to sums[top][metric]. */
-static Status measure_post(Evaluation *e, int p, double sums[MAX_TOPS][OVERLAPS], Arena *scratch) {
+/* The post's metrics for each top. */
+typedef struct PostOverlaps {
+  double of[MAX_TOPS][OVERLAPS];
+} PostOverlaps;
+
+static Status measure_post(Evaluation *e, int p, PostOverlaps *out, Arena *scratch) {
   Post post;
   TRY(dataset_post(&e->data, p, scratch, &post));
   Tokens *golden = NEW(scratch, Tokens, post.replies);
@@ -147,23 +154,31 @@ static Status measure_post(Evaluation *e, int p, double sums[MAX_TOPS][OVERLAPS]
     for (int s = 1; s < e->settings->tops[k]; s++)
       if (best[s] > best[chosen]) chosen = s;
     Tokens reference = golden[best_golden[chosen]];
-    sums[k][ROUGE_1] += best[chosen];
-    sums[k][ROUGE_2] += rouge_n(reply[chosen], reference, 2, scratch).f;
-    sums[k][ROUGE_L] += rouge_l(reply[chosen], reference, scratch).f;
-    sums[k][BLEU_4] += bleu_4(reply[chosen], &reference, 1, scratch);
+    out->of[k][ROUGE_1] = best[chosen];
+    out->of[k][ROUGE_2] = rouge_n(reply[chosen], reference, 2, scratch).f;
+    out->of[k][ROUGE_L] = rouge_l(reply[chosen], reference, scratch).f;
+    out->of[k][BLEU_4] = bleu_4(reply[chosen], &reference, 1, scratch);
   }
   return OK;
 }
 
+/* Every rank measures a part of the posts; all add up the same values in the order of the posts. */
 static Status measure_overlap(Evaluation *e) {
   double sums[MAX_TOPS][OVERLAPS] = {0};
   Arena scratch = {0};
   Status status = OK;
-  for (int p = 0; p < e->posts && status == OK; p++) {
+  int *part = NEW(&scratch, int, comm.size + 1);
+  PostOverlaps *post = NEW(&scratch, PostOverlaps, e->posts);
+  comm_parts(e->posts, part);
+  for (int p = part[comm.rank]; p < part[comm.rank + 1] && status == OK; p++) {
     ArenaMark mark = arena_mark(&scratch);
-    status = measure_post(e, p, sums, &scratch);
+    status = measure_post(e, p, &post[p], &scratch);
     arena_reset(&scratch, mark);
   }
+  if (status == OK) comm_all_gather(post, sizeof *post, part);
+  for (int p = 0; p < e->posts && status == OK; p++)
+    for (int k = 0; k < e->settings->top_count; k++)
+      for (int m = 0; m < OVERLAPS; m++) sums[k][m] += post[p].of[k][m];
   arena_free(&scratch);
   for (int m = 0; m < OVERLAPS; m++)
     for (int k = 0; k < e->settings->top_count; k++) {
@@ -277,6 +292,7 @@ static Status evaluate(Evaluation *e, const char *policy_folder) {
   cJSON_AddNumberToObject(e->result, "ended", e->ended / count);
   measure_popularity(e);
   TRY(measure_win_rate(e));
+  if (!comm_is_first()) return OK;
   TRY(write_replies(e));
   TRY(write_rewards(e));
   return write_json(e, "evaluate.json", e->result);

@@ -33,31 +33,52 @@ static size_t pairs_size(const Experiment *e, const char *path) {
 
 static const char *tokenizer_file(Arena *arena, const StageContext *context) {
   const Experiment *e = context->experiment;
-  const char *trained = context->input[STAGE_TOKENIZER]
-                            ? path_join(arena, context->input[STAGE_TOKENIZER], "tokenizer.json")
-                            : NULL;
+  const char *folder = context->input[STAGE_TOKENIZER];
+  const char *trained = folder ? path_join(arena, folder, "tokenizer.json") : NULL;
   if (trained && file_exists(trained)) return trained;
   if (e->tokenizer.path) return e->tokenizer.path;
   return e->model_from ? path_join(arena, e->model_from, "tokenizer.json") : NULL;
 }
 
-/* Tokens before every post, and the vocabulary of a model that takes it from its tokenizer. */
-static Status ask_tokenizer(Arena *arena, const StageContext *context, DecoderConfig *model,
-                            MemoryQuestion *question) {
-  const char *path = tokenizer_file(arena, context);
-  question->tokenizer = file_size(path);
-  if (!model->vocab) model->vocab = context->experiment->tokenizer.vocab_size;
-  if (!question->tokenizer) return OK;
+/* Tokens before every post; also the size of a vocabulary, where that is the tokenizer's. */
+static Status ask_tokenizer(const StageContext *context, const char *path, int *start, int *vocab) {
   Tokenizer *tokenizer;
   Arena scratch = {0};
   Status status = tokenizer_load(&scratch, path, &tokenizer);
   if (status == OK) {
-    PromptCodec codec = prompt_codec(&scratch, tokenizer, context->experiment->data.instruction, 1, 1);
-    question->prompt_start = codec.instruction_count;
-    if (!context->experiment->model_from && !question->model) model->vocab = tokenizer_vocab_size(tokenizer);
+    *start = prompt_codec(&scratch, tokenizer, context->experiment->data.instruction, 1, 1).instruction_count;
+    if (!*vocab) *vocab = tokenizer_vocab_size(tokenizer);
   }
   arena_free(&scratch);
   return status;
+}
+
+/* The policy's and the reward model's shapes, vocabularies and starts. */
+static Status describe(Arena *arena, const StageContext *context, const DecoderConfig *described,
+                       DecoderConfig *model, DecoderConfig *reward, MemoryQuestion *question) {
+  const Experiment *e = context->experiment;
+  const char *path = tokenizer_file(arena, context);
+  if (described) {
+    *model = *reward = *described;
+    if (e->reward.init != REWARD_INIT_SFT) *reward = decoder_without_adapter(described);
+  } else {
+    TRY(experiment_model(arena, e, model));
+    TRY(experiment_reward_model(arena, e, reward));
+  }
+  question->tokenizer = file_size(path);
+  if (described && !model->vocab) model->vocab = e->tokenizer.vocab_size;
+  if (question->tokenizer) TRY(ask_tokenizer(context, path, &question->prompt_start, &model->vocab));
+  if (!model->vocab) model->vocab = e->tokenizer.vocab_size;
+  question->reward_start = question->prompt_start;
+  if (e->reward.from && !described) {
+    path = path_join(arena, e->reward.from, "tokenizer.json");
+    question->tokenizer += file_size(path);
+    TRY(ask_tokenizer(context, path, &question->reward_start, &reward->vocab));
+  }
+  if (!reward->vocab) reward->vocab = model->vocab;
+  question->model = model;
+  question->reward = reward;
+  return OK;
 }
 
 Status stage_memory(Arena *arena, const Stage *stage, const StageContext *context, const char *kind,
@@ -65,16 +86,11 @@ Status stage_memory(Arena *arena, const Stage *stage, const StageContext *contex
   const Experiment *e = context->experiment;
   *out = (StageMemory){0};
   if (!stage->memory) return OK;
-  DecoderConfig model;
-  MemoryQuestion question = {.experiment = e, .kind = kind, .model = described};
+  DecoderConfig model, reward;
+  MemoryQuestion question = {.experiment = e, .kind = kind};
   resident_reset(); /* what was read before is given back */
   size_t program = resident_bytes();
-  if (described)
-    model = *described;
-  else
-    TRY(experiment_model(arena, e, &model));
-  TRY(ask_tokenizer(arena, context, &model, &question));
-  question.model = &model;
+  TRY(describe(arena, context, described, &model, &reward, &question));
   if (stage->reads_train) question.files += posts_size(e, context->train, e->data.world.train_posts);
   if (stage->reads_dev) question.files += posts_size(e, context->dev, e->data.world.dev_posts);
   if (stage->reads_pairs) question.files += pairs_size(e, context->pairs);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "curriculum.h"
 #include "dataset.h"
 #include "ppo.h"
@@ -21,7 +22,7 @@ typedef struct PpoStage {
   Rollout rollout;
   Ppo ppo;
   Metrics *metrics;
-  FILE *samples; /* samples.jsonl */
+  FILE *samples; /* samples.jsonl; NULL at all ranks but the first */
   TrainingState state;
   int64_t step;
   int64_t skipped; /* steps with fewer samples than a minibatch */
@@ -53,6 +54,9 @@ static Status open_stage(PpoStage *stage) {
   TRY(prompt_load(arena, context->input[STAGE_SFT], &stage->codec, &unused));
   TRY(ppo_open(arena, &stage->ppo, context->experiment, context->backend, context->input[STAGE_SFT],
                context->input[STAGE_REWARD], sequence_max(&stage->codec), stage->codec.max_reply_tokens));
+  if (stage->settings->critic == CRITIC_REWARD)
+    TRY(prompt_check(&stage->codec, &stage->ppo.critic.model.decoder.config,
+                     reward_model_name(context->experiment)));
   TRY(reward_model_load(arena, &stage->reward, context->backend, context->input[STAGE_REWARD],
                         &stage->ppo.policy.model));
   TRY(reward_model_reserve(&stage->reward,
@@ -75,10 +79,12 @@ static Status resume(PpoStage *stage) {
     stage->skipped = (int64_t)cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(meta, "skipped"));
     cJSON_Delete(meta);
   }
-  const char *path = path_join(context->arena, context->folder, "samples.jsonl");
-  TRY(rows_cut(path, stage->step));
-  stage->samples = fopen(path, "a");
-  if (!stage->samples) return fail(FAILED, "%s: cannot be written; check the folder and its rights", path);
+  if (comm_is_first()) {
+    const char *path = path_join(context->arena, context->folder, "samples.jsonl");
+    TRY(rows_cut(path, stage->step));
+    stage->samples = fopen(path, "a");
+    if (!stage->samples) return fail(FAILED, "%s: cannot be written; check the folder and its rights", path);
+  }
   return metrics_open(context->arena, context->folder, stage->step, &stage->metrics);
 }
 
@@ -96,7 +102,7 @@ static Status save(PpoStage *stage) {
   add_exactly(meta, "kl_coef", stage->ppo.kl_coef);
   cJSON_AddNumberToObject(meta, "updates", (double)stage->ppo.updates);
   cJSON_AddNumberToObject(meta, "skipped", (double)stage->skipped);
-  fflush(stage->samples);
+  if (stage->samples) fflush(stage->samples);
   return state_save(&stage->state, stage->step, models, count, stage->metrics, meta);
 }
 
@@ -170,23 +176,36 @@ static double enhancement(PpoStage *stage, const StepSample *sample, const Token
   return curriculum->enhance_weight * best;
 }
 
-static Status reward_replies(PpoStage *stage, StepData *data) {
-  Scored *scored = NEW(&stage->scratch, Scored, data->count);
-  for (int i = 0; i < data->count; i++)
-    scored[i] = (Scored){.post = data->post[data->sample[i].post].text, .reply = data->sample[i].text};
-  TRY(reward_model_score(&stage->reward, scored, data->count));
+/* Every rank compares a part of the replies with the golden ones. */
+static void enhance_replies(PpoStage *stage, StepData *data) {
+  int *first = NEW(&stage->scratch, int, comm.size + 1);
+  double *value = NEW(&stage->scratch, double, data->count);
   Tokens *golden = NULL;
-  for (int i = 0; i < data->count; i++) {
-    StepSample *sample = &data->sample[i];
+  comm_parts(data->count, first);
+  for (int i = first[comm.rank]; i < first[comm.rank + 1]; i++) {
+    const StepSample *sample = &data->sample[i];
     const Post *post = &data->post[sample->post];
-    if (i == 0 || sample->post != sample[-1].post) {
+    if (!golden || sample->post != sample[-1].post) {
       golden = NEW(&stage->scratch, Tokens, post->replies);
       for (int g = 0; g < post->replies; g++)
         golden[g] =
             text_tokens(&stage->scratch, post->reply[g], strlen(post->reply[g]), SEGMENT_CHARACTERS, NULL);
     }
+    value[i] = enhancement(stage, sample, golden, post->replies);
+  }
+  comm_all_gather(value, sizeof *value, first);
+  for (int i = 0; i < data->count; i++) data->sample[i].enhancement = value[i];
+}
+
+static Status reward_replies(PpoStage *stage, StepData *data) {
+  Scored *scored = NEW(&stage->scratch, Scored, data->count);
+  for (int i = 0; i < data->count; i++)
+    scored[i] = (Scored){.post = data->post[data->sample[i].post].text, .reply = data->sample[i].text};
+  TRY(reward_model_score(&stage->reward, scored, data->count));
+  enhance_replies(stage, data);
+  for (int i = 0; i < data->count; i++) {
+    StepSample *sample = &data->sample[i];
     sample->model_reward = scored[i].reward;
-    sample->enhancement = enhancement(stage, sample, golden, post->replies);
     sample->reward = sample->model_reward + sample->enhancement;
     if (!sample->reply.ended) sample->reward -= stage->settings->missing_eos_penalty;
   }
@@ -210,8 +229,12 @@ static CurriculumStep choose_samples(PpoStage *stage, StepData *data, Curriculum
                                    .like_gap = like_gap(&data->post[sample->post])};
   }
   RandomKey key = {stage->context->experiment->seed, RANDOM_CURRICULUM, (uint32_t)stage->step};
-  return curriculum_select(&stage->settings->curriculum, stage->step, stage->settings->steps, key, chosen,
-                           data->count, &stage->scratch);
+  CurriculumStep selected = curriculum_select(&stage->settings->curriculum, stage->step, stage->settings->steps,
+                                              key, chosen, data->count, &stage->scratch);
+  /* One decision for all ranks, also where another machine's exp() differs in the last bit. */
+  comm_broadcast(chosen, sizeof *chosen * (size_t)data->count);
+  comm_broadcast(&selected, sizeof selected);
+  return selected;
 }
 
 static Status learn(PpoStage *stage, const StepData *data, const CurriculumSample *chosen, PpoStep *out) {
@@ -285,6 +308,7 @@ static void log_update(PpoStage *stage, const PpoStep *update) {
 }
 
 static Status write_samples(PpoStage *stage, const StepData *data, const CurriculumSample *chosen) {
+  if (!stage->samples) return OK;
   for (int i = 0; i < data->count; i++) {
     const StepSample *sample = &data->sample[i];
     const CurriculumSettings *curriculum = &stage->settings->curriculum;

@@ -1,13 +1,18 @@
 /* The reward model: -log sigmoid(r(p, y+) - r(p, y-) - margin) over pairs of replies, trunk from the SFT
- * model; then the shift and scale that give golden replies mean 0 and variance 1, and the held-out accuracy.
- */
+ * model or another with its own tokenizer; then the shift and scale that give golden replies mean 0 and
+ * variance 1, and the held-out accuracy. */
+#include <errno.h>
+#include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "base/hash.h"
 #include "dataset.h"
 #include "progress.h"
 #include "reward_model.h"
+#include "share.h"
 #include "stage.h"
 #include "trainer.h"
 
@@ -26,7 +31,8 @@ typedef struct PairTask {
   RewardModel reward; /* its model is the one trained; activations etc. are those of scoring */
   Activations activations;
   ModelRows rows;
-  Batch batch;
+  Batch batch;      /* the whole one, the same at all ranks */
+  BatchShare share; /* this rank's pairs */
   float *device_reward, *device_loss, *device_margin;
   int64_t *order, *held_out; /* lines of the pairs file: for training, never trained on */
   int64_t train_count, held_count;
@@ -75,28 +81,66 @@ static Status split_pairs(PairTask *task) {
   return OK;
 }
 
+/* With the tokenizer of the model that it starts from: its own, or the policy's. */
+static Status open_codec(PairTask *task) {
+  const StageContext *context = task->context;
+  const Experiment *experiment = context->experiment;
+  const char *folder = experiment->reward.from ? experiment->reward.from : context->input[STAGE_SFT];
+  Tokenizer *tokenizer;
+  TRY(tokenizer_load(context->arena, path_join(context->arena, folder, "tokenizer.json"), &tokenizer));
+  task->reward.codec = prompt_codec(context->arena, tokenizer, experiment->data.instruction,
+                                    reward_post_tokens(experiment), reward_reply_tokens(experiment));
+  task->reward.input = experiment->reward.input;
+  return OK;
+}
+
+/* An untrained model takes its vocabulary from the tokenizer; one that is started from may have more rows. */
+static Status reward_config(const PairTask *task, DecoderConfig *config) {
+  const Experiment *experiment = task->context->experiment;
+  int tokens = tokenizer_vocab_size(task->reward.codec.tokenizer);
+  TRY(experiment_reward_model(task->context->arena, experiment, config));
+  if (!config->vocab) config->vocab = tokens;
+  if (config->vocab < tokens)
+    return fail(INVALID,
+                "reward model %s has a vocabulary of %d, its tokenizer one of %d; import the model again",
+                reward_model_name(experiment), config->vocab, tokens);
+  return prompt_check(&task->reward.codec, config, reward_model_name(experiment));
+}
+
+static Status start_model(PairTask *task) {
+  const StageContext *context = task->context;
+  const RewardSettings *settings = &context->experiment->reward;
+  Model *model = &task->reward.model;
+  const ModelParts parts = {.reward_head = true};
+  uint64_t seed = context->experiment->seed;
+  bool sft = !settings->from && !settings->preset && settings->init == REWARD_INIT_SFT;
+  const char *trained = sft ? context->input[STAGE_SFT] : settings->from;
+  DecoderConfig config;
+  TRY(open_codec(task));
+  TRY(reward_config(task, &config));
+  if (settings->adapter) {
+    char base[PATH_MAX];
+    if (!realpath(settings->from, base))
+      return fail(INVALID, "reward.from %s: %s", settings->from, strerror(errno));
+    return model_create(context->arena, model, context->backend, &config, base, parts, true, seed);
+  }
+  if (trained) return model_load(context->arena, model, context->backend, trained, parts, true, seed);
+  return model_create(context->arena, model, context->backend, &config, NULL, parts, true, seed);
+}
+
 static Status open_model(PairTask *task) {
   const StageContext *context = task->context;
   const Experiment *experiment = context->experiment;
   Backend *backend = context->backend;
   Model *model = &task->reward.model;
-  ModelParts parts = {.reward_head = true};
-  SamplingSettings unused;
-  TRY(prompt_load(context->arena, context->input[STAGE_SFT], &task->reward.codec, &unused));
-  task->reward.input = experiment->reward.input;
-  if (experiment->reward.init == REWARD_INIT_SFT) {
-    TRY(model_load(context->arena, model, backend, context->input[STAGE_SFT], parts, true, experiment->seed));
-  } else {
-    DecoderConfig config;
-    TRY(model_start(context->arena, experiment->model_preset, experiment->model_from, &config));
-    if (!config.vocab) config.vocab = tokenizer_vocab_size(task->reward.codec.tokenizer);
-    TRY(model_create(context->arena, model, backend, &config, NULL, parts, true, experiment->seed));
-  }
+  TRY(start_model(task));
   int pairs = experiment->reward.pairs_per_batch, max_tokens = 2 * pairs * sequence_max(&task->reward.codec);
+  TRY(batch_allocate(context->arena, &task->batch, backend, max_tokens, 2 * pairs));
+  TRY(share_allocate(context->arena, &task->share, &task->batch, 2, 2 * sequence_max(&task->reward.codec)));
+  max_tokens = task->share.mine->max_tokens;
   TRY(activations_allocate(&task->activations, context->arena, &model->decoder.config, backend, max_tokens,
                            training_activations(experiment)));
   TRY(model_rows_allocate(&task->rows, model, 2 * pairs, true));
-  TRY(batch_allocate(context->arena, &task->batch, backend, max_tokens, 2 * pairs));
   size_t bytes = sizeof(float) * (size_t)pairs;
   TRY(backend->alloc(backend, 2 * bytes, "rewards", (void **)&task->device_reward));
   TRY(backend->alloc(backend, bytes, "losses", (void **)&task->device_loss));
@@ -136,26 +180,52 @@ static Status fill_batch(PairTask *task, float *margin) {
   return status;
 }
 
-static Status train_batch(PairTask *task, const float *margin, double lr, double *loss, double *accuracy) {
+/* Loss and accuracy over the whole batch. */
+static Status read_batch(PairTask *task, double *loss, double *accuracy) {
+  Backend *backend = task->context->backend;
+  int pairs = task->share.groups, all = task->batch.sequences / 2;
+  Arena scratch = {0};
+  float *host = NEW(&scratch, float, 3 * pairs);
+  Status status = backend->download(backend, host, task->device_reward, sizeof(float) * 2 * (size_t)pairs);
+  if (status == OK)
+    status = backend->download(backend, host + 2 * pairs, task->device_loss, sizeof(float) * (size_t)pairs);
+  double sums[2] = {0};
+  for (int i = 0; i < pairs; i++) {
+    sums[0] += (double)host[2 * pairs + i] / all;
+    sums[1] += (host[2 * i] > host[2 * i + 1]) / (double)all;
+  }
+  arena_free(&scratch);
+  TRY(status);
+  comm_sum(sums, 2);
+  *loss = sums[0];
+  *accuracy = sums[1];
+  return OK;
+}
+
+/* margin: of the whole batch's pairs; overwritten */
+static Status train_batch(PairTask *task, float *margin, double lr, double *loss, double *accuracy) {
   const RewardSettings *settings = &task->context->experiment->reward;
   Backend *backend = task->context->backend;
   Model *model = &task->reward.model;
   Parameters *parameters = &model->parameters;
-  int pairs = task->batch.sequences / 2;
-  batch_upload(&task->batch);
+  share_deal(&task->share);
+  Batch *batch = task->share.mine;
+  int pairs = task->share.groups;
+  for (int i = 0; i < pairs; i++) margin[i] = margin[task->share.group[i]];
+  batch_upload(batch);
   backend->upload(backend, task->device_margin, margin, sizeof(float) * (size_t)pairs);
   RandomKey key = {task->context->experiment->seed, RANDOM_DROPOUT_REWARD, (uint32_t)task->step};
-  DecoderDropout dropout = batch_dropout(&task->batch, key);
-  DecoderInput input = batch_input(&task->batch);
+  DecoderDropout dropout = batch_dropout(batch, key);
+  DecoderInput input = batch_input(batch);
   input.dropout = &dropout;
   decoder_forward(&model->decoder, &task->activations, &input);
-  model_rows_forward(model, &task->activations, &task->rows, task->batch.device.rows, 2 * pairs);
+  model_rows_forward(model, &task->activations, &task->rows, batch->device.rows, 2 * pairs);
   backend->reward_head(backend, &(RewardHead){.hidden = task->rows.normed,
                                               .weight = parameters_weight(parameters, model->reward_weight),
                                               .bias = parameters_weight(parameters, model->reward_bias),
                                               .margin = task->device_margin,
                                               .smoothing = (float)settings->smoothing,
-                                              .scale = 1.0f / (float)pairs,
+                                              .scale = 1.0f / (float)(task->batch.sequences / 2),
                                               .reward = task->device_reward,
                                               .loss = task->device_loss,
                                               .dhidden = task->rows.dnormed,
@@ -163,20 +233,9 @@ static Status train_batch(PairTask *task, const float *margin, double lr, double
                                               .dbias = parameters_grad(parameters, model->reward_bias),
                                               .pairs = pairs,
                                               .hidden_size = model->decoder.config.hidden});
-  model_rows_backward(model, &task->activations, &task->rows, task->batch.device.rows, 2 * pairs, &input);
+  model_rows_backward(model, &task->activations, &task->rows, batch->device.rows, 2 * pairs, &input);
   optimizer_step(model, &settings->optimizer, lr, task->step);
-  Arena scratch = {0};
-  float *host = NEW(&scratch, float, 3 * pairs);
-  Status status = backend->download(backend, host, task->device_reward, sizeof(float) * 2 * (size_t)pairs);
-  if (status == OK)
-    status = backend->download(backend, host + 2 * pairs, task->device_loss, sizeof(float) * (size_t)pairs);
-  *loss = *accuracy = 0;
-  for (int i = 0; i < pairs; i++) {
-    *loss += (double)host[2 * pairs + i] / pairs;
-    *accuracy += (host[2 * i] > host[2 * i + 1]) / (double)pairs;
-  }
-  arena_free(&scratch);
-  return status;
+  return read_batch(task, loss, accuracy);
 }
 
 static Status reward_step(PairTask *task, double *loss) {
@@ -347,7 +406,8 @@ static Status write_results(PairTask *task) {
   if (deviation <= 0)
     progress_say(
         "warning: the reward model gives all golden replies the same reward; PPO has nothing to follow");
-  Status status = json_write(path_join(arena, context->folder, "reward.json"), object);
+  Status status = OK;
+  if (comm_is_first()) status = json_write(path_join(arena, context->folder, "reward.json"), object);
   cJSON_Delete(object);
   return status;
 }
@@ -370,6 +430,7 @@ Status stage_reward(const StageContext *context) {
   activations_free(&task.activations, backend);
   model_rows_free(&task.rows, backend);
   batch_free(&task.batch);
+  share_free(&task.share);
   float *memory[] = {task.device_reward, task.device_loss, task.device_margin};
   for (int i = 0; i < 3; i++)
     if (memory[i]) backend->free(backend, memory[i]);

@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "examples.h"
 #include "progress.h"
+#include "share.h"
 #include "stage.h"
 #include "trainer.h"
 
@@ -23,7 +25,8 @@ typedef struct Sft {
   Model model;
   Activations activations;
   ModelRows rows;
-  Batch batch;
+  Batch batch;      /* the whole one, the same at all ranks */
+  BatchShare share; /* this rank's part of it */
   float *device_dlogprob, *device_logprob; /* [max_tokens] */
   float *host;                             /* [max_tokens] */
   Metrics *metrics;
@@ -75,7 +78,7 @@ static Status sft_open_model(Sft *sft) {
     return fail(INVALID, "sft.tokens_per_batch %d is less than the longest sequence, %d tokens; raise it",
                 max_tokens, sequence_max(&sft->codec));
   char base[PATH_MAX];
-  if (config.lora.rank) {
+  if (decoder_adapted(&config)) {
     if (!realpath(experiment->model_from, base))
       return fail(INVALID, "model.from %s: %s", experiment->model_from, strerror(errno));
     TRY(model_create(context->arena, &sft->model, backend, &config, base, (ModelParts){0}, true,
@@ -85,24 +88,27 @@ static Status sft_open_model(Sft *sft) {
   else
     TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true,
                      experiment->seed));
-  TRY(activations_allocate(&sft->activations, context->arena, &config, backend, max_tokens,
-                           training_activations(experiment)));
-  TRY(model_rows_allocate(&sft->rows, &sft->model, max_tokens, true));
   TRY(batch_allocate(context->arena, &sft->batch, backend, max_tokens, max_tokens));
-  size_t bytes = (size_t)max_tokens * sizeof(float);
+  TRY(share_allocate(context->arena, &sft->share, &sft->batch, 1, sequence_max(&sft->codec)));
+  int own_tokens = sft->share.mine->max_tokens;
+  TRY(activations_allocate(&sft->activations, context->arena, &config, backend, own_tokens,
+                           training_activations(experiment)));
+  TRY(model_rows_allocate(&sft->rows, &sft->model, own_tokens, true));
+  size_t bytes = (size_t)own_tokens * sizeof(float);
   TRY(backend->alloc(backend, bytes, "logprobs", (void **)&sft->device_logprob));
   TRY(backend->alloc(backend, bytes, "logprobs", (void **)&sft->device_dlogprob));
-  sft->host = NEW(context->arena, float, max_tokens);
+  sft->host = NEW(context->arena, float, own_tokens);
   sft->total = (int64_t)ceil(experiment->sft.epochs * (double)sft->examples.count);
   sft->steps = examples_batches(&sft->examples, sft->total, max_tokens);
   return OK;
 }
 
-/* The logprobs of the batch's targets, left on the device. With backward, adds the gradients of their mean.
- */
+/* The logprobs of the targets of this rank's part, left on the device. With backward, adds the gradients of the
+ * whole batch's mean. */
 static void sft_pass(Sft *sft, bool backward) {
   Backend *backend = sft->context->backend;
-  Batch *batch = &sft->batch;
+  Batch *batch = sft->share.mine;
+  share_deal(&sft->share);
   Parameters *parameters = &sft->model.parameters;
   const DecoderConfig *config = &sft->model.decoder.config;
   const void *vocab_weight = parameters_weight(parameters, sft->model.decoder.vocab_weight);
@@ -115,7 +121,7 @@ static void sft_pass(Sft *sft, bool backward) {
   decoder_forward(&sft->model.decoder, &sft->activations, &input);
   model_rows_forward(&sft->model, &sft->activations, &sft->rows, batch->device.rows, batch->rows);
   if (backward) {
-    for (int i = 0; i < batch->rows; i++) sft->host[i] = -1.0f / (float)batch->rows;
+    for (int i = 0; i < batch->rows; i++) sft->host[i] = -1.0f / (float)sft->batch.rows;
     backend->upload(backend, sft->device_dlogprob, sft->host, sizeof(float) * (size_t)batch->rows);
     backend->vocab_backward(
         backend, &(VocabBackward){.hidden = sft->rows.normed,
@@ -142,13 +148,14 @@ static void sft_pass(Sft *sft, bool backward) {
   }
 }
 
-/* Sum of the negative logprobs that the last pass left. */
+/* Sum of the negative logprobs that the last pass left, over the whole batch. */
 static Status sft_read_loss(Sft *sft, double *sum) {
   Backend *backend = sft->context->backend;
-  int rows = sft->batch.rows;
+  int rows = sft->share.mine->rows;
   TRY(backend->download(backend, sft->host, sft->device_logprob, sizeof(float) * (size_t)rows));
   *sum = 0;
   for (int i = 0; i < rows; i++) *sum -= (double)sft->host[i];
+  comm_sum(sum, 1);
   return OK;
 }
 
@@ -253,6 +260,7 @@ Status stage_sft(const StageContext *context) {
   activations_free(&sft.activations, backend);
   model_rows_free(&sft.rows, backend);
   batch_free(&sft.batch);
+  share_free(&sft.share);
   if (sft.device_logprob) backend->free(backend, sft.device_logprob);
   if (sft.device_dlogprob) backend->free(backend, sft.device_dlogprob);
   dataset_close(&sft.train);

@@ -255,6 +255,10 @@ char *tokenizer_decode_text(const Tokenizer *t, Arena *arena, const int32_t *tok
   return out.data;
 }
 
+bool tokenizer_same(const Tokenizer *a, const Tokenizer *b) {
+  return a->json_length == b->json_length && memcmp(a->json, b->json, a->json_length) == 0;
+}
+
 int tokenizer_vocab_size(const Tokenizer *t) { return t->vocab_size; }
 int32_t tokenizer_eos(const Tokenizer *t) { return t->eos; }
 int32_t tokenizer_sep(const Tokenizer *t) { return t->sep; }

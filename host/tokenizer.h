@@ -34,7 +34,12 @@ Status tokenizer_save(const Tokenizer *tokenizer, const char *path) CHECKED;
 /* A tokenizer.json, a vocab.json (its merges.txt beside it) or vocab.txt, or a folder with one of them. The
  * end token is that of the tokenizer_config.json beside it, if there is one. */
 Status tokenizer_load(Arena *arena, const char *path, Tokenizer **out) CHECKED;
+/* The files that tokenizer_load reads of this path; returns how many. */
+enum { TOKENIZER_FILES = 3 };
+int tokenizer_files(Arena *arena, const char *path, const char *files[TOKENIZER_FILES]);
 
+/* Whether both come from the same tokenizer.json, so that one's tokens are the other's. */
+bool tokenizer_same(const Tokenizer *a, const Tokenizer *b);
 int tokenizer_vocab_size(const Tokenizer *tokenizer);
 int32_t tokenizer_eos(const Tokenizer *tokenizer);
 int32_t tokenizer_sep(const Tokenizer *tokenizer);

@@ -6,6 +6,8 @@
 
 #include "tokenizer_parts.h"
 
+#define SETTINGS "tokenizer_config.json"
+
 /* ---- putting a tokenizer.json together ---- */
 
 static void add_object(cJSON *parent, const char *name, const char *json) {
@@ -261,23 +263,65 @@ static bool has_file(Arena *arena, const char *folder, const char *name) {
   return file_exists(path_join(arena, folder, name));
 }
 
-static Status load_any(Arena *arena, const char *path, const char *folder, const cJSON *config,
-                       Tokenizer **out) {
-  bool any = is_folder(path);
-  if (any && has_file(arena, folder, "tokenizer.json"))
-    return load_json(arena, path_join(arena, folder, "tokenizer.json"), out);
-  if (ends_in(path, "vocab.json") || ends_in(path, "merges.txt") ||
-      (any && has_file(arena, folder, "merges.txt")))
-    return load_pair(arena, folder, config, out);
-  if (ends_in(path, "vocab.txt") || (any && has_file(arena, folder, "vocab.txt")))
-    return load_lines(arena, folder, config, out);
-  if (any)
-    return fail(
-        INVALID,
-        "%s: no tokenizer.json, no vocab.json with merges.txt and no vocab.txt; save the tokenizer with "
-        "transformers as tokenizer.json",
-        path);
-  return load_json(arena, path, out);
+/* What a path stands for. */
+typedef enum Form { FORM_JSON, FORM_PAIR, FORM_LINES, FORM_NONE } Form;
+
+static Form form_of(Arena *arena, const char *path) {
+  if (is_folder(path)) {
+    if (has_file(arena, path, "tokenizer.json")) return FORM_JSON;
+    if (has_file(arena, path, "merges.txt")) return FORM_PAIR;
+    return has_file(arena, path, "vocab.txt") ? FORM_LINES : FORM_NONE;
+  }
+  if (ends_in(path, "vocab.json") || ends_in(path, "merges.txt")) return FORM_PAIR;
+  return ends_in(path, "vocab.txt") ? FORM_LINES : FORM_JSON;
+}
+
+static const char *folder_of(Arena *arena, const char *path) {
+  return is_folder(path) ? path : path_folder(arena, path);
+}
+
+static const char *json_of(Arena *arena, const char *path) {
+  return is_folder(path) ? path_join(arena, path, "tokenizer.json") : path;
+}
+
+int tokenizer_files(Arena *arena, const char *path, const char *files[TOKENIZER_FILES]) {
+  const char *folder = folder_of(arena, path), *settings = path_join(arena, folder, SETTINGS);
+  int count = 0;
+  switch (form_of(arena, path)) {
+    case FORM_JSON:
+      files[count++] = json_of(arena, path);
+      break;
+    case FORM_PAIR:
+      files[count++] = path_join(arena, folder, "vocab.json");
+      files[count++] = path_join(arena, folder, "merges.txt");
+      break;
+    case FORM_LINES:
+      files[count++] = path_join(arena, folder, "vocab.txt");
+      break;
+    case FORM_NONE:
+      files[count++] = path;
+      return count;
+  }
+  if (file_exists(settings)) files[count++] = settings;
+  return count;
+}
+
+static Status load_form(Arena *arena, const char *path, const cJSON *config, Tokenizer **out) {
+  switch (form_of(arena, path)) {
+    case FORM_JSON:
+      return load_json(arena, json_of(arena, path), out);
+    case FORM_PAIR:
+      return load_pair(arena, folder_of(arena, path), config, out);
+    case FORM_LINES:
+      return load_lines(arena, folder_of(arena, path), config, out);
+    case FORM_NONE:
+      break;
+  }
+  return fail(
+      INVALID,
+      "%s: no tokenizer.json, no vocab.json with merges.txt and no vocab.txt; save the tokenizer with "
+      "transformers as tokenizer.json",
+      path);
 }
 
 /* The end token that the model's own settings name. */
@@ -298,11 +342,10 @@ static Status apply_config(Arena *arena, const char *path, const cJSON *config, 
 }
 
 Status tokenizer_load(Arena *arena, const char *path, Tokenizer **out) {
-  const char *folder = is_folder(path) ? path : path_folder(arena, path);
-  const char *settings = path_join(arena, folder, "tokenizer_config.json");
+  const char *settings = path_join(arena, folder_of(arena, path), SETTINGS);
   cJSON *config = NULL;
   if (file_exists(settings)) TRY(read_json(settings, &config));
-  Status status = load_any(arena, path, folder, config, out);
+  Status status = load_form(arena, path, config, out);
   if (status == OK) status = apply_config(arena, settings, config, *out);
   cJSON_Delete(config);
   return status;
@@ -316,7 +359,7 @@ Status tokenizer_save(const Tokenizer *t, const char *path) {
   cJSON_AddStringToObject(config, "tokenizer_class", "PreTrainedTokenizerFast");
   cJSON_AddStringToObject(config, "eos_token", t->eos_text);
   char *text = cJSON_Print(config);
-  const char *settings = path_join(&arena, path_folder(&arena, path), "tokenizer_config.json");
+  const char *settings = path_join(&arena, path_folder(&arena, path), SETTINGS);
   Status status = file_write(settings, text, strlen(text));
   cJSON_free(text);
   cJSON_Delete(config);

@@ -5,28 +5,69 @@
 #include <string.h>
 #include <unistd.h>
 
-Status experiment_adapt(const Experiment *experiment, DecoderConfig *out) {
-  const AdapterSettings *adapter = &experiment->adapter;
+#include "base/comm.h"
+
+static bool adapts(const AdapterSettings *adapter) { return adapter->rank || adapter->prefix_tokens; }
+
+static Status set_adapter(const AdapterSettings *adapter, DecoderConfig *config) {
+  config->prefix_tokens = adapter->prefix_tokens;
+  config->base = adapter->base;
   if (adapter->rank == 0) return OK;
-  out->lora =
+  config->lora =
       (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
-  out->base = adapter->base;
-  return lora_targets_parse(adapter->targets, out, &out->lora);
+  return lora_targets_parse(adapter->targets, config, &config->lora);
+}
+
+Status experiment_adapt(const Experiment *experiment, DecoderConfig *config) {
+  return adapts(&experiment->adapter) ? set_adapter(&experiment->adapter, config) : OK;
+}
+
+/* The shape of an adapter of the model in folder `from`, which key names, in its description. */
+static Status add_adapter(const AdapterSettings *adapter, const char *key, const char *from,
+                          DecoderConfig *config) {
+  const char *setting = adapter->rank ? "rank" : "prefix_tokens";
+  if (!from)
+    return fail(INVALID,
+                "adapter.%s is %d, but there is no \"%s\" to adapt; name a model's folder, or "
+                "set adapter.%s to 0",
+                setting, adapter->rank ? adapter->rank : adapter->prefix_tokens, key, setting);
+  if (decoder_adapted(config))
+    return fail(
+        INVALID, "%s %s is an adapter itself; %s", key, from,
+        config->prefix_tokens ? "name the model that it adapts" : "popalm export merges it into its base");
+  return set_adapter(adapter, config);
 }
 
 Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
-  const AdapterSettings *adapter = &experiment->adapter;
-  TRY(model_start(arena, experiment->model_preset, experiment->model_from, out));
-  if (adapter->rank == 0) return OK;
-  if (!experiment->model_from)
-    return fail(INVALID,
-                "adapter.rank is %d, but there is no \"model.from\" to adapt; name a model's folder, or "
-                "set adapter.rank to 0",
-                adapter->rank);
-  if (out->lora.rank)
-    return fail(INVALID, "model.from %s is an adapter itself; popalm export merges it into its base",
-                experiment->model_from);
-  return experiment_adapt(experiment, out);
+  const char *from = experiment->model_from;
+  TRY(model_start(arena, experiment->model_preset, from, out));
+  return adapts(&experiment->adapter) ? add_adapter(&experiment->adapter, "model.from", from, out) : OK;
+}
+
+Status experiment_reward_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
+  const RewardSettings *reward = &experiment->reward;
+  if (reward->from || reward->preset) TRY(model_start(arena, reward->preset, reward->from, out));
+  if (reward->adapter) return add_adapter(&experiment->adapter, "reward.from", reward->from, out);
+  if (reward->from || reward->preset) return OK;
+  if (reward->init == REWARD_INIT_SFT) return experiment_model(arena, experiment, out);
+  return model_start(arena, experiment->model_preset, experiment->model_from, out);
+}
+
+const char *reward_model_name(const Experiment *experiment) {
+  const RewardSettings *reward = &experiment->reward;
+  const char *own = reward->from ? reward->from : reward->preset;
+  if (own) return own;
+  return experiment->model_from ? experiment->model_from : experiment->model_preset;
+}
+
+int reward_post_tokens(const Experiment *experiment) {
+  int own = experiment->reward.max_post_tokens;
+  return own ? own : experiment->data.max_post_tokens;
+}
+
+int reward_reply_tokens(const Experiment *experiment) {
+  int own = experiment->reward.max_reply_tokens;
+  return own ? own : experiment->data.max_reply_tokens;
 }
 
 ActivationsUse training_activations(const Experiment *experiment) {
@@ -51,14 +92,16 @@ double learning_rate(const OptimizerSettings *settings, int64_t step, int64_t st
 void optimizer_step(Model *model, const OptimizerSettings *settings, double lr, int64_t update) {
   Parameters *p = &model->parameters;
   Backend *backend = p->backend;
-  backend->grad_norm(backend, &(GradNorm){.grad = p->grads, .count = p->total, .norm = p->norm});
+  parameters_reduce(p);
+  parameters_norm(p);
+  ParameterSlices own = parameters_own(p);
   backend->adamw(backend, &(AdamW){.master = p->master,
                                    .m = p->m,
                                    .v = p->v,
-                                   .grad = p->grads,
-                                   .copy = p->weights,
-                                   .count = p->total,
-                                   .decay_count = p->decay_total,
+                                   .grad = own.grads,
+                                   .copy = own.copy,
+                                   .count = own.total,
+                                   .decay_count = own.decay_total,
                                    .lr = (float)lr,
                                    .beta1 = (float)settings->beta1,
                                    .beta2 = (float)settings->beta2,
@@ -67,6 +110,7 @@ void optimizer_step(Model *model, const OptimizerSettings *settings, double lr, 
                                    .step = (int)update + 1,
                                    .norm = p->norm,
                                    .max_norm = (float)settings->grad_clip});
+  parameters_gather(p);
   parameters_zero_grads(p);
 }
 
@@ -97,9 +141,10 @@ static Status load_models(Arena *arena, const Checkpoint *checkpoint, Model *con
   return OK;
 }
 
-Status state_open(Arena *arena, TrainingState *state, const CheckpointSettings *settings, const char *folder,
-                  Model *const *models, int count, cJSON **meta) {
-  *state = (TrainingState){path_join(arena, folder, "state.safetensors"), settings, 0, seconds_now()};
+static Status read_state(Arena *arena, TrainingState *state, const CheckpointSettings *settings,
+                         const char *folder, Model *const *models, int count, cJSON **meta) {
+  *state = (TrainingState){
+      .path = path_join(arena, folder, "state.safetensors"), .settings = settings, .saved_at = seconds_now()};
   *meta = NULL;
   Checkpoint checkpoint;
   bool found;
@@ -114,12 +159,32 @@ Status state_open(Arena *arena, TrainingState *state, const CheckpointSettings *
   return OK;
 }
 
-bool state_due(const TrainingState *state, int64_t step) {
-  if (interrupted) return true;
+/* Ranks that see different files would compute different things. */
+static Status check_same_state(const TrainingState *state) {
+  int64_t step = state->saved_step, most = comm_most(step), least = -comm_most(-step);
+  if (most == least) return OK;
+  return fail(FAILED, "%s: the ranks do not see the same file; use an output folder that all machines share",
+              state->path);
+}
+
+Status state_open(Arena *arena, TrainingState *state, const CheckpointSettings *settings, const char *folder,
+                  Model *const *models, int count, cJSON **meta) {
+  TRY(read_state(arena, state, settings, folder, models, count, meta));
+  return check_same_state(state);
+}
+
+static bool is_time(const TrainingState *state, int64_t step) {
   if (state->settings->every_steps > 0 && step - state->saved_step >= state->settings->every_steps)
     return true;
   return state->settings->every_seconds > 0 &&
          seconds_now() - state->saved_at >= state->settings->every_seconds;
+}
+
+bool state_due(TrainingState *state, int64_t step) {
+  enum { GO_ON, SAVE, STOP };
+  int64_t most = comm_most(interrupted ? STOP : is_time(state, step) ? SAVE : GO_ON);
+  state->stopping = most == STOP;
+  return most != GO_ON;
 }
 
 static Status gather_tensors(Arena *arena, Model *const *models, int count, HostTensor **out,
@@ -152,20 +217,23 @@ Status state_save(TrainingState *state, int64_t step, Model *const *models, int 
   cJSON_AddNumberToObject(meta, "step", (double)step);
   Status status = metrics_sync(metrics);
   if (status == OK) status = gather_tensors(&arena, models, count, &tensors, &tensor_count);
-  if (status == OK) status = checkpoint_write(state->path, tensors, tensor_count, meta, true);
+  if (status == OK && comm_is_first())
+    status = checkpoint_write(state->path, tensors, tensor_count, meta, true);
   cJSON_Delete(meta);
   arena_free(&arena);
   TRY(status);
   state->saved_step = step;
   state->saved_at = seconds_now();
-  return interrupted ? fail(INTERRUPTED,
-                            "interrupted at step %lld, after saving; the same command goes on from there",
-                            (long long)step)
-                     : OK;
+  bool stopping = comm.size > 1 ? state->stopping : interrupted;
+  return stopping ? fail(INTERRUPTED,
+                         "interrupted at step %lld, after saving; the same command goes on from there",
+                         (long long)step)
+                  : OK;
 }
 
 void state_remove(const TrainingState *state) {
   char previous[4096];
+  if (!comm_is_first()) return;
   snprintf(previous, sizeof previous, "%s.previous", state->path);
   unlink(state->path);
   unlink(previous);

@@ -10,8 +10,15 @@
 /* The model that the SFT stage trains: the preset or model.from, with the adapter's shape. vocab is 0 where
  * the tokenizer decides. */
 Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
-/* Gives a model the experiment's adapter. */
-Status experiment_adapt(const Experiment *experiment, DecoderConfig *out) CHECKED;
+/* Gives a model that is not one yet the experiment's adapter. */
+Status experiment_adapt(const Experiment *experiment, DecoderConfig *config) CHECKED;
+/* The model that the reward stage trains, likewise. */
+Status experiment_reward_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
+/* The folder or preset that it starts from, for messages. */
+const char *reward_model_name(const Experiment *experiment);
+/* Tokens of the longest post and the longest reply that the reward model reads. */
+int reward_post_tokens(const Experiment *experiment);
+int reward_reply_tokens(const Experiment *experiment);
 /* How the activations of a training stage are held. */
 ActivationsUse training_activations(const Experiment *experiment);
 
@@ -29,6 +36,7 @@ typedef struct TrainingState {
   const CheckpointSettings *settings;
   int64_t saved_step;
   double saved_at; /* seconds_now() */
+  bool stopping;   /* a rank was asked to stop: what all agreed upon in state_due */
 } TrainingState;
 
 /* Looks for a state. With one: loads parameters and optimizer of `models` (their tensors are told apart by a
@@ -36,10 +44,10 @@ typedef struct TrainingState {
  * is NULL. */
 Status state_open(Arena *arena, TrainingState *state, const CheckpointSettings *settings, const char *folder,
                   Model *const *models, int count, cJSON **meta) CHECKED;
-/* True when it is time to save, or when the process was asked to stop. */
-bool state_due(const TrainingState *state, int64_t step);
+/* True when it is time to save, or when a process was asked to stop; the same on all ranks, which must all ask. */
+bool state_due(TrainingState *state, int64_t step);
 /* Saves after metrics were synced; takes ownership of meta. Returns INTERRUPTED after saving if asked to
- * stop. */
+ * stop. All ranks call it; the file does not depend on their number. */
 Status state_save(TrainingState *state, int64_t step, Model *const *models, int count, Metrics *metrics,
                   cJSON *meta) CHECKED;
 /* After the stage's results are written. */

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+static const double prefix_std = 1.0;
+
 /* Where a target's output stands in its product's. */
 typedef struct Part {
   Product product;
@@ -37,6 +39,10 @@ static Part part_of(const DecoderConfig *c, LoraTarget target) {
 void adapter_declare(Decoder *decoder, Arena *arena, int layer) {
   const DecoderConfig *c = &decoder->config;
   DecoderLayer *l = &decoder->layer[layer];
+  l->prefix = -1;
+  if (c->prefix_tokens)
+    l->prefix = parameters_add(decoder->parameters, arena, arena_print(arena, "layers.%d.prefix", layer),
+                               c->prefix_tokens, 2 * c->kv_heads * c->head_dim, INIT_NORMAL, prefix_std);
   for (int t = 0; t < LORA_TARGETS; t++) {
     l->lora_a[t] = l->lora_b[t] = -1;
     if (c->lora.rank == 0 || !c->lora.target[t]) continue;

@@ -1,5 +1,6 @@
-/* Low-rank adapters of the decoder's products (LoRA, Hu et al. 2021). B starts at zero, so that training
- * starts from the base model. */
+/* Adapters of a frozen decoder. Low-rank ones of its products (LoRA, Hu et al. 2021): B starts at zero, so
+ * that training starts from the base model. A prefix (P-tuning v2, Liu et al. 2022): keys and values of every
+ * layer that stand before those of each sequence's tokens; they are neither normed nor turned by rope. */
 #ifndef POPALM_MODELS_ADAPTER_H
 #define POPALM_MODELS_ADAPTER_H
 
@@ -8,7 +9,8 @@
 /* The decoder's products, each of which has targets: parts of its output that an adapter may be added to. */
 typedef enum Product { PRODUCT_QKV, PRODUCT_PROJ, PRODUCT_UP, PRODUCT_DOWN } Product;
 
-/* Declares the tensors of a layer: layers.<n>.lora.<target>.a and .b, which are not frozen. */
+/* Declares the tensors of a layer: layers.<n>.lora.<target>.a and .b, layers.<n>.prefix, which are not
+ * frozen. */
 void adapter_declare(Decoder *decoder, Arena *arena, int layer);
 
 /* y += the adapters' part, after the product itself. dropout: of their input, or NULL */

@@ -92,6 +92,9 @@ Status decoder_config_check(const char *path, const DecoderConfig *c) {
     return fail(INVALID, "%s: hidden %d and mlp %d must be multiples of 8", path, c->hidden, c->mlp);
   if (c->lora.target[LORA_GATE] && c->activation != ACTIVATION_SWIGLU)
     return fail(INVALID, "%s: an adapter of \"gate\", but the activation is gelu; use \"up\"", path);
+  if (decoder_context(c) < 1)
+    return fail(INVALID, "%s: a prefix of %d tokens leaves none of the %d positions; use fewer", path,
+                c->prefix_tokens, c->max_positions);
   return OK;
 }
 
@@ -148,6 +151,18 @@ static Status parse_lora(const Json *json, const cJSON *object, LoraConfig *out)
   return OK;
 }
 
+/* "prefix_tokens": 16, which may be missing */
+static Status parse_prefix(const Json *json, const cJSON *object, int *out) {
+  int64_t tokens;
+  if (!cJSON_GetObjectItemCaseSensitive(object, "prefix_tokens")) return OK;
+  TRY(json_get_int(json, object, "prefix_tokens", &tokens));
+  if (tokens < 1 || tokens > PREFIX_TOKENS_MOST)
+    return fail(INVALID, "%s: \"prefix_tokens\" is %lld; use 1 to %d", json->path, (long long)tokens,
+                PREFIX_TOKENS_MOST);
+  *out = (int)tokens;
+  return OK;
+}
+
 /* "base": "int8", which may be missing */
 static Status parse_base(const Json *json, const cJSON *object, WeightType *out) {
   const char *name;
@@ -168,7 +183,8 @@ Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig
   for (int i = 0; i < FIELD_COUNT; i++) known[i] = fields[i].key;
   const cJSON *item;
   cJSON_ArrayForEach(item, object) {
-    bool found = strcmp(item->string, "lora") == 0 || strcmp(item->string, "base") == 0;
+    bool found = strcmp(item->string, "lora") == 0 || strcmp(item->string, "prefix_tokens") == 0 ||
+                 strcmp(item->string, "base") == 0;
     for (int i = 0; i < FIELD_COUNT; i++) found = found || strcmp(known[i], item->string) == 0;
     const char *near = nearest_name(item->string, known, FIELD_COUNT);
     if (!found)
@@ -182,6 +198,7 @@ Status decoder_config_parse(const Json *json, const cJSON *object, DecoderConfig
     TRY(parse_field(json, object, &fields[i], (char *)out + fields[i].offset));
   }
   TRY(parse_lora(json, object, &out->lora));
+  TRY(parse_prefix(json, object, &out->prefix_tokens));
   TRY(parse_base(json, object, &out->base));
   return decoder_config_check(json->path, out);
 }
@@ -197,6 +214,7 @@ cJSON *decoder_config_json(const DecoderConfig *config) {
     if (field->type == FIELD_NAME)
       cJSON_AddStringToObject(object, field->key, field->names[*(const int *)at]);
   }
+  if (config->prefix_tokens) cJSON_AddNumberToObject(object, "prefix_tokens", config->prefix_tokens);
   if (config->base != WEIGHT_NATIVE) cJSON_AddStringToObject(object, "base", base_names[config->base]);
   if (config->lora.rank == 0) return object;
   cJSON *lora = cJSON_AddObjectToObject(object, "lora");

@@ -23,6 +23,7 @@ typedef enum LoraTarget {
 extern const char *const lora_target_names[LORA_TARGETS];
 
 #define LORA_DROPOUT_MOST 0.99
+enum { PREFIX_TOKENS_MOST = 65536 };
 
 typedef struct LoraConfig {
   int rank; /* 0: no adapter */
@@ -46,10 +47,26 @@ typedef struct DecoderConfig {
   bool qk_norm;  /* RMS norm of every query and key head before rope */
   bool tied;     /* the vocabulary layer is the token table */
   LoraConfig lora;
-  WeightType base; /* what the frozen matrices under an adapter stand in */
+  int prefix_tokens; /* trained keys and values before every sequence's own (P-tuning v2, Liu et al. 2022) */
+  WeightType base;   /* what the frozen matrices under an adapter stand in */
 } DecoderConfig;
 
 extern const char *const base_names[]; /* of WeightType, for people and files; ends with NULL */
+
+/* Whether an adapter, LoRA or a prefix, is what is trained; all else is then a base's and frozen. */
+static inline bool decoder_adapted(const DecoderConfig *c) {
+  return c->lora.rank > 0 || c->prefix_tokens > 0;
+}
+/* The whole model of the same form. */
+static inline DecoderConfig decoder_without_adapter(const DecoderConfig *c) {
+  DecoderConfig whole = *c;
+  whole.lora = (LoraConfig){0};
+  whole.prefix_tokens = 0;
+  whole.base = WEIGHT_NATIVE;
+  return whole;
+}
+/* Tokens that a sequence may have: positions count from the prefix's length on. */
+static inline int decoder_context(const DecoderConfig *c) { return c->max_positions - c->prefix_tokens; }
 
 /* Sets the targets that text names, with commas; INVALID names the one that is unknown or missing. */
 Status lora_targets_parse(const char *text, const DecoderConfig *config, LoraConfig *out) CHECKED;

@@ -48,36 +48,29 @@ static void attend(const Model *model, int layer, const LayerActivations *a, con
                                         .heads = c->heads,
                                         .kv_heads = c->kv_heads,
                                         .head_dim = c->head_dim});
-  backend->attention_decode(backend, &(AttentionDecode){.qkv = a->qkv,
-                                                        .post_cache = cache->post[layer],
-                                                        .post_cu_seqlens = rows->post_cu_seqlens,
-                                                        .post = rows->post,
-                                                        .reply_cache = cache->reply[layer],
-                                                        .slot = rows->slot,
-                                                        .reply_len = rows->reply_len,
-                                                        .rows = rows->rows,
-                                                        .max_reply = cache->max_reply,
-                                                        .heads = c->heads,
-                                                        .kv_heads = c->kv_heads,
-                                                        .head_dim = c->head_dim,
-                                                        .out = a->attended});
+  backend->attention_decode(
+      backend,
+      &(AttentionDecode){.qkv = a->qkv,
+                         .post_cache = cache->post[layer],
+                         .post_cu_seqlens = rows->post_cu_seqlens,
+                         .post = rows->post,
+                         .reply_cache = cache->reply[layer],
+                         .slot = rows->slot,
+                         .reply_len = rows->reply_len,
+                         .rows = rows->rows,
+                         .max_reply = cache->max_reply,
+                         .heads = c->heads,
+                         .kv_heads = c->kv_heads,
+                         .head_dim = c->head_dim,
+                         .out = a->attended,
+                         .prefix = parameters_weight(&model->parameters, model->decoder.layer[layer].prefix),
+                         .prefix_len = c->prefix_tokens});
 }
 
 void decode_step(const Model *model, Activations *buffers, const DecodeCache *cache, const DecodeRows *rows) {
   const Decoder *decoder = &model->decoder;
   const DecoderConfig *c = &decoder->config;
-  Backend *backend = model->parameters.backend;
-  backend->embedding(
-      backend, &(Embedding){.tokens = rows->token,
-                            .positions = rows->position,
-                            .rows = rows->rows,
-                            .hidden = c->hidden,
-                            .vocab = c->vocab,
-                            .max_positions = c->max_positions,
-                            .token_table = parameters_weight(&model->parameters, decoder->token_table),
-                            .position_table = parameters_weight(&model->parameters, decoder->position_table),
-                            .table_type = parameters_weight_type(&model->parameters, decoder->token_table),
-                            .out = buffers->layer[0].x1});
+  decoder_embed(decoder, rows->token, rows->position, rows->rows, buffers->layer[0].x1);
   for (int l = 0; l < c->layers; l++) {
     LayerActivations *a = &buffers->layer[l];
     const void *x = l ? buffers->layer[l - 1].x2 : a->x1;

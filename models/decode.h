@@ -1,5 +1,6 @@
 /* Decoding with a KV cache: each post's keys and values are computed once and shared by its samples, whose
- * own keys stand in slots of max_reply rows. */
+ * own keys stand in slots of max_reply rows. A prefix is in no cache: attention reads the weights themselves,
+ * once for all posts. */
 #ifndef POPALM_MODELS_DECODE_H
 #define POPALM_MODELS_DECODE_H
 

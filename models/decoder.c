@@ -36,7 +36,7 @@ void decoder_declare(Decoder *decoder, Arena *arena, const DecoderConfig *c, Par
   bool norm_bias = c->bias && c->norm == NORM_LAYER;
   Declaration d = {parameters, arena, -1};
   *decoder = (Decoder){.config = *c, .parameters = parameters, .layer = NEW(arena, DecoderLayer, c->layers)};
-  parameters->declare_frozen = c->lora.rank > 0;
+  parameters->declare_frozen = decoder_adapted(c);
   parameters->base = c->base;
   decoder->token_table = declare(&d, true, "embedding.weight", c->vocab, H, INIT_NORMAL, std);
   decoder->position_table = declare(&d, !c->rope, "positions.weight", c->max_positions, H, INIT_NORMAL, std);
@@ -198,7 +198,8 @@ static void rope(const Decoder *decoder, void *qkv, const int32_t *positions, in
                                  .head_dim = c->head_dim,
                                  .theta = c->rope_theta,
                                  .inverse = inverse,
-                                 .scaling = c->rope_scaling});
+                                 .scaling = c->rope_scaling,
+                                 .first_position = c->prefix_tokens});
 }
 
 void decoder_before_attention(const Decoder *decoder, int index, const LayerActivations *a, const void *x,
@@ -252,11 +253,14 @@ void decoder_after_attention(const Decoder *decoder, int index, const LayerActiv
   adapter_forward(decoder, index, PRODUCT_DOWN, a, dropout, a->g, branch, rows);
 }
 
-static void attention(const Decoder *decoder, const LayerActivations *a, const Sequences *sequences) {
+static void attention(const Decoder *decoder, int index, const LayerActivations *a,
+                      const Sequences *sequences) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
   backend->attention(backend, &(Attention){.sequences = *sequences,
                                            .qkv = a->qkv,
+                                           .prefix = WEIGHT(decoder->layer[index].prefix),
+                                           .prefix_len = c->prefix_tokens,
                                            .out = a->attended,
                                            .lse = a->lse,
                                            .heads = c->heads,
@@ -264,20 +268,35 @@ static void attention(const Decoder *decoder, const LayerActivations *a, const S
                                            .head_dim = c->head_dim});
 }
 
+/* A table of positions without the rows that a prefix takes. */
+static void *after_prefix(const Decoder *decoder, void *table) {
+  const DecoderConfig *c = &decoder->config;
+  size_t row = weight_row_bytes(TYPE(decoder->position_table), decoder->parameters->backend->storage, c->hidden);
+  return table ? (char *)table + (size_t)c->prefix_tokens * row : NULL;
+}
+
+void decoder_embed(const Decoder *decoder, const int32_t *tokens, const int32_t *positions, int rows,
+                   void *out) {
+  Backend *backend = decoder->parameters->backend;
+  const DecoderConfig *c = &decoder->config;
+  backend->embedding(backend,
+                     &(Embedding){.tokens = tokens,
+                                  .positions = positions,
+                                  .rows = rows,
+                                  .hidden = c->hidden,
+                                  .vocab = c->vocab,
+                                  .max_positions = decoder_context(c),
+                                  .token_table = WEIGHT(decoder->token_table),
+                                  .position_table = after_prefix(decoder, WEIGHT(decoder->position_table)),
+                                  .table_type = TYPE(decoder->token_table),
+                                  .out = out});
+}
+
 void decoder_forward(const Decoder *decoder, Activations *activations, const DecoderInput *input) {
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
   int rows = input->sequences.tokens;
-  backend->embedding(backend, &(Embedding){.tokens = input->tokens,
-                                           .positions = input->positions,
-                                           .rows = rows,
-                                           .hidden = c->hidden,
-                                           .vocab = c->vocab,
-                                           .max_positions = c->max_positions,
-                                           .token_table = WEIGHT(decoder->token_table),
-                                           .position_table = WEIGHT(decoder->position_table),
-                                           .table_type = TYPE(decoder->token_table),
-                                           .out = activations->layer[0].x1});
+  decoder_embed(decoder, input->tokens, input->positions, rows, activations->layer[0].x1);
   for (int i = 0; i < c->layers; i++) {
     LayerActivations *a = &activations->layer[i];
     const void *x = i ? activations->layer[i - 1].x2 : a->x1;
@@ -290,7 +309,7 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
                                             .heads = c->heads,
                                             .kv_heads = c->kv_heads,
                                             .head_dim = c->head_dim});
-    attention(decoder, a, &input->sequences);
+    attention(decoder, i, a, &input->sequences);
     decoder_after_attention(decoder, i, a, activations->branch, input->dropout, rows);
   }
 }
@@ -386,6 +405,9 @@ static void backward_attention(const Decoder *decoder, Activations *activations,
                    activations->datt, activations->dlow, rows);
   backend->attention_backward(backend, &(AttentionBackward){.sequences = input->sequences,
                                                             .qkv = a->qkv,
+                                                            .prefix = WEIGHT(l->prefix),
+                                                            .dprefix = GRAD(l->prefix),
+                                                            .prefix_len = c->prefix_tokens,
                                                             .out = a->attended,
                                                             .dout = activations->datt,
                                                             .lse = a->lse,
@@ -408,7 +430,7 @@ static void forward_again(const Decoder *decoder, Activations *activations, int 
   const LayerActivations *a = &activations->layer[index];
   int rows = input->sequences.tokens;
   decoder_before_attention(decoder, index, a, a->x1, NULL, input->positions, input->dropout, rows);
-  attention(decoder, a, &input->sequences);
+  attention(decoder, index, a, &input->sequences);
   decoder_after_attention(decoder, index, a, activations->branch, input->dropout, rows);
 }
 
@@ -421,15 +443,16 @@ void decoder_backward(const Decoder *decoder, Activations *activations, const De
       forward_again(decoder, activations, i, input);
     backward_mlp(decoder, activations, i, input);
     backward_attention(decoder, activations, i, input);
+    parameters_layer_done(decoder->parameters, i);
   }
-  backend->embedding_backward(backend,
-                              &(EmbeddingBackward){.tokens = input->tokens,
-                                                   .positions = input->positions,
-                                                   .rows = rows,
-                                                   .hidden = c->hidden,
-                                                   .vocab = c->vocab,
-                                                   .max_positions = c->max_positions,
-                                                   .dout = activations->dstream,
-                                                   .dtoken_table = GRAD(decoder->token_table),
-                                                   .dposition_table = GRAD(decoder->position_table)});
+  backend->embedding_backward(
+      backend, &(EmbeddingBackward){.tokens = input->tokens,
+                                    .positions = input->positions,
+                                    .rows = rows,
+                                    .hidden = c->hidden,
+                                    .vocab = c->vocab,
+                                    .max_positions = decoder_context(c),
+                                    .dout = activations->dstream,
+                                    .dtoken_table = GRAD(decoder->token_table),
+                                    .dposition_table = after_prefix(decoder, GRAD(decoder->position_table))});
 }

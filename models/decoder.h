@@ -17,6 +17,7 @@ typedef struct DecoderLayer {
   int up, up_bias;                                /* [F, H], or [2F, H] (gate above up) for SwiGLU */
   int down, down_bias;                            /* [H, F] */
   int lora_a[LORA_TARGETS], lora_b[LORA_TARGETS]; /* [rank, in], [part of out, rank] */
+  int prefix;                                     /* [prefix_tokens, 2 Hkv d]: key heads, value heads */
 } DecoderLayer;
 
 typedef struct Decoder {
@@ -87,8 +88,11 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
 /* From the gradient of that stream in activations->dstream (overwritten) to the parameters' gradients. */
 void decoder_backward(const Decoder *decoder, Activations *activations, const DecoderInput *input);
 
-/* The two halves of a layer around its attention, which the decode path (decode.c) shares:
- * x + residual -> norm -> qkv -> rope, and attended -> projection -> norm -> MLP -> branch. */
+/* What the decode path (decode.c) shares: the embedding, and the two halves of a layer around its attention,
+ * x + residual -> norm -> qkv -> rope, and attended -> projection -> norm -> MLP -> branch. positions count
+ * from 0; a prefix's length is added to them here. */
+void decoder_embed(const Decoder *decoder, const int32_t *tokens, const int32_t *positions, int rows,
+                   void *out);
 void decoder_before_attention(const Decoder *decoder, int layer, const LayerActivations *buffers,
                               const void *x, const void *residual, const int32_t *positions,
                               const DecoderDropout *dropout, int rows);

@@ -39,6 +39,9 @@ Status export_open(Arena *arena, const char *folder, OwnModel *out) {
   *out = (OwnModel){0};
   TRY(checkpoint_open(arena, path_join(arena, folder, "model.safetensors"), &out->checkpoint));
   Status status = model_meta_parse(out->checkpoint.path, out->checkpoint.meta, &out->config);
+  if (status == OK && out->config.prefix_tokens)
+    status = fail(INVALID, "%s: no weights can hold a prefix; export it alone, with --format peft",
+                  out->checkpoint.path);
   if (status == OK && out->config.lora.rank) status = merge_adapter(arena, out);
   if (status == OK) status = family_of(&out->config, &out->family);
   if (status != OK) export_close(out);

@@ -1,6 +1,7 @@
 /* An adapter as the files of the PEFT library: adapter_config.json and adapter_model.safetensors. A module
  * there is one tensor of the family; a target of ours that covers several (qkv of a family with q, k and v)
- * gives each the same A and its own rows of B, which computes the same. */
+ * gives each the same A and its own rows of B, which computes the same. A prefix is one tensor there,
+ * prompt_embeddings [prefix tokens, layers 2 Hkv d]: a row holds each layer's keys, then its values. */
 #include <stdio.h>
 #include <string.h>
 
@@ -82,18 +83,60 @@ static Status collect(PeftExport *e, const Family *family) {
   return OK;
 }
 
-static Status write_description(PeftExport *e, const Family *family, const char *base, const char *folder) {
-  cJSON *json = cJSON_CreateObject();
+static Status collect_prefix(PeftExport *e) {
+  const DecoderConfig *c = e->config;
+  size_t width = 2 * (size_t)c->kv_heads * (size_t)c->head_dim, row = (size_t)c->layers * width;
+  float *values = NEW(e->arena, float, (size_t)c->prefix_tokens *row);
+  for (int l = 0; l < c->layers; l++) {
+    const char *name = arena_print(e->arena, "layers.%d.prefix", l);
+    const HostTensor *prefix = checkpoint_tensor(e->adapter, name);
+    if (!prefix || prefix->type != F32 || prefix->rank != 2 || prefix->shape[0] != c->prefix_tokens ||
+        prefix->shape[1] != (int64_t)width)
+      return fail(INVALID, "%s: has no tensor \"%s\" of its description's shape; train it again",
+                  e->adapter->path, name);
+    for (size_t t = 0; t < (size_t)c->prefix_tokens; t++)
+      memcpy(values + t * row + (size_t)l * width, (const float *)prefix->data + t * width,
+             width * sizeof *values);
+  }
+  e->tensors = NEW(e->arena, SafeTensor, 1);
+  e->tensors[e->count++] = (SafeTensor){.name = "prompt_embeddings",
+                                        .type = SAFE_F32,
+                                        .rank = 2,
+                                        .shape = {c->prefix_tokens, (int64_t)row},
+                                        .data = values};
+  return OK;
+}
+
+static void describe_prefix(const DecoderConfig *c, cJSON *json) {
+  cJSON_AddStringToObject(json, "peft_type", "PREFIX_TUNING");
+  cJSON_AddNumberToObject(json, "num_virtual_tokens", c->prefix_tokens);
+  cJSON_AddNumberToObject(json, "num_layers", c->layers);
+  cJSON_AddNumberToObject(json, "num_attention_heads", c->kv_heads);
+  cJSON_AddNumberToObject(json, "token_dim", c->kv_heads * c->head_dim);
+  cJSON_AddNumberToObject(json, "encoder_hidden_size", c->kv_heads * c->head_dim);
+  cJSON_AddNumberToObject(json, "num_transformer_submodules", 1);
+  cJSON_AddBoolToObject(json, "prefix_projection", false);
+}
+
+static void describe_lora(const PeftExport *e, const Family *family, cJSON *json) {
   cJSON_AddStringToObject(json, "peft_type", "LORA");
-  cJSON_AddStringToObject(json, "task_type", "CAUSAL_LM");
-  cJSON_AddStringToObject(json, "base_model_name_or_path", base ? base : "");
   cJSON_AddNumberToObject(json, "r", e->config->lora.rank);
   cJSON_AddNumberToObject(json, "lora_alpha", (double)e->config->lora.alpha);
   cJSON_AddNumberToObject(json, "lora_dropout", (double)e->config->lora.dropout);
   cJSON_AddStringToObject(json, "bias", "none");
   cJSON_AddBoolToObject(json, "fan_in_fan_out", strcmp(family_name(family), "gpt2") == 0); /* Conv1D */
-  cJSON_AddBoolToObject(json, "inference_mode", true);
   cJSON_AddItemReferenceToObject(json, "target_modules", e->modules);
+}
+
+static Status write_description(PeftExport *e, const Family *family, const char *base, const char *folder) {
+  cJSON *json = cJSON_CreateObject();
+  if (e->config->prefix_tokens)
+    describe_prefix(e->config, json);
+  else
+    describe_lora(e, family, json);
+  cJSON_AddStringToObject(json, "task_type", "CAUSAL_LM");
+  cJSON_AddStringToObject(json, "base_model_name_or_path", base ? base : "");
+  cJSON_AddBoolToObject(json, "inference_mode", true);
   Status status = json_write(path_join(e->arena, folder, "adapter_config.json"), json);
   cJSON_Delete(json);
   return status;
@@ -103,11 +146,16 @@ static Status write_adapter(Arena *arena, const Checkpoint *adapter, const char 
   DecoderConfig config;
   const Family *family;
   TRY(model_meta_parse(adapter->path, adapter->meta, &config));
-  if (config.lora.rank == 0)
+  if (!decoder_adapted(&config))
     return fail(INVALID, "%s: is a whole model, not an adapter; export it with --format hf", adapter->path);
+  if (config.lora.rank && config.prefix_tokens)
+    return fail(
+        INVALID,
+        "%s: has low-rank adapters and a prefix, which PEFT cannot have at once; train one of them alone",
+        adapter->path);
   TRY(family_of(&config, &family));
   PeftExport e = {.arena = arena, .adapter = adapter, .config = &config, .modules = cJSON_CreateArray()};
-  Status status = collect(&e, family);
+  Status status = config.prefix_tokens ? collect_prefix(&e) : collect(&e, family);
   if (status == OK) status = make_folders(folder);
   SafeMeta meta = {"format", "pt"};
   if (status == OK)

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "safetensors.h"
 
 enum { MODEL_FORMAT = 1 };
@@ -41,7 +42,7 @@ static Status allocate(Arena *arena, Model *model, Backend *backend, const char 
   bool same = other && base && other->base && strcmp(other->base, base) == 0;
   const Parameters *lender = same ? &other->parameters : NULL;
   TRY(parameters_allocate(&model->parameters, backend, trainable, lender));
-  return model->decoder.config.lora.rank ? load_base(arena, model, base) : OK;
+  return decoder_adapted(&model->decoder.config) ? load_base(arena, model, base) : OK;
 }
 
 Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
@@ -68,18 +69,35 @@ Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out)
   return decoder_config_parse(&json, cJSON_GetObjectItemCaseSensitive(meta, "config"), out);
 }
 
-Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) {
+/* The metadata of a model's file, to be freed. */
+static Status read_meta(Arena *arena, const char *folder, const char **path, cJSON **out) {
   SafeFile file;
   TRY(safetensors_open(arena, path_join(arena, folder, "model.safetensors"), &file));
   const char *text = safetensors_meta(&file, "popalm");
-  cJSON *meta = text ? cJSON_Parse(text) : NULL;
-  Status status =
-      meta ? model_meta_parse(file.path, meta, out)
-           : fail(INVALID, "%s: has no \"popalm\" metadata; import the model first (popalm import)",
-                  file.path);
-  cJSON_Delete(meta);
+  *out = text ? cJSON_Parse(text) : NULL;
+  *path = file.path;
   safetensors_close(&file);
+  if (*out) return OK;
+  return fail(INVALID, "%s: has no \"popalm\" metadata; import the model first (popalm import)", *path);
+}
+
+Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) {
+  const char *path;
+  cJSON *meta;
+  TRY(read_meta(arena, folder, &path, &meta));
+  Status status = model_meta_parse(path, meta, out);
+  cJSON_Delete(meta);
   return status;
+}
+
+Status model_base(Arena *arena, const char *folder, const char **out) {
+  const char *path;
+  cJSON *meta;
+  TRY(read_meta(arena, folder, &path, &meta));
+  const char *base = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(meta, "base"));
+  *out = base ? arena_strdup(arena, base) : NULL;
+  cJSON_Delete(meta);
+  return OK;
 }
 
 Status model_start(Arena *arena, const char *preset, const char *from, DecoderConfig *out) {
@@ -115,7 +133,8 @@ Status model_save(const Model *model, const char *folder) {
   if (status == OK) {
     cJSON *meta = model_meta(&model->decoder.config);
     if (model->base) cJSON_AddStringToObject(meta, "base", model->base);
-    status = checkpoint_write(path_join(&arena, folder, "model.safetensors"), tensors, count, meta, false);
+    if (comm_is_first())
+      status = checkpoint_write(path_join(&arena, folder, "model.safetensors"), tensors, count, meta, false);
     cJSON_Delete(meta);
   }
   arena_free(&arena);

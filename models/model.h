@@ -23,7 +23,7 @@ struct Model {
 
 /* Declares the tensors of such a model without allocating them: for statements of its size. */
 void model_declare(Arena *arena, Model *model, const DecoderConfig *config, ModelParts parts);
-/* A model with random weights; with an adapter (config->lora) the frozen ones are of the model in folder
+/* A model with random weights; with an adapter the frozen ones are of the model in folder
  * base, which else is NULL. config->vocab must be set. */
 Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
                     const char *base, ModelParts parts, bool trainable, uint64_t seed) CHECKED;
@@ -33,6 +33,8 @@ Status model_load(Arena *arena, Model *model, Backend *backend, const char *fold
                   bool trainable, uint64_t seed) CHECKED;
 /* The description of the model in a folder, without its weights. */
 Status model_describe(Arena *arena, const char *folder, DecoderConfig *out) CHECKED;
+/* The folder of the base of an adapter; NULL of a whole model. */
+Status model_base(Arena *arena, const char *folder, const char **out) CHECKED;
 /* What an experiment starts from: the model in the folder `from`, or where that is NULL a preset, whose vocab
  * stays 0. */
 Status model_start(Arena *arena, const char *preset, const char *from, DecoderConfig *out) CHECKED;
@@ -40,7 +42,7 @@ Status model_start(Arena *arena, const char *preset, const char *from, DecoderCo
 cJSON *model_meta(const DecoderConfig *config);
 /* The description in such metadata; path is for messages. */
 Status model_meta_parse(const char *path, const cJSON *meta, DecoderConfig *out) CHECKED;
-/* Writes folder/model.safetensors; of a model with an adapter only what was trained. */
+/* Writes folder/model.safetensors; of a model with an adapter only what was trained. All ranks of a job call it. */
 Status model_save(const Model *model, const char *folder) CHECKED;
 void model_free(Model *model);
 

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/comm.h"
 #include "models/reduce.h"
 
 enum {
@@ -113,22 +114,27 @@ Status parameters_allocate(Parameters *parameters, Backend *backend, bool traina
   parameters->trainable = trainable;
   TRY(allocate_frozen(parameters, lender));
   parameters->total = lay_out(parameters, &parameters->decay_total);
+  if (trainable && backend->collectives) parameters_plan_shards(parameters);
+  bool sharded = parameters->shards.size > 0;
   size_t element = dtype_bytes(backend->storage), total = parameters->total;
+  size_t states = (sharded ? parameters->shards.total : total) * sizeof(float);
   TRY(backend->alloc(backend, total * element, "model weights", &parameters->weights));
   backend->zero(backend, parameters->weights, total * element);
-  if (backend->storage == F32) parameters->master = parameters->weights;
+  if (backend->storage == F32 && !sharded) parameters->master = parameters->weights;
   if (!trainable) return OK;
   TRY(backend->alloc(backend, total * element, "gradients", &parameters->grads));
-  TRY(backend->alloc(backend, total * sizeof(float), "optimizer states", (void **)&parameters->m));
-  TRY(backend->alloc(backend, total * sizeof(float), "optimizer states", (void **)&parameters->v));
+  TRY(backend->alloc(backend, states, "optimizer states", (void **)&parameters->m));
+  TRY(backend->alloc(backend, states, "optimizer states", (void **)&parameters->v));
   TRY(backend->alloc(backend, sizeof(float), "the gradient norm", (void **)&parameters->norm));
-  if (backend->storage != F32) {
-    TRY(backend->alloc(backend, total * sizeof(float), "fp32 master weights", (void **)&parameters->master));
-    backend->zero(backend, parameters->master, total * sizeof(float));
+  if (sharded) {
+    TRY(parameters_allocate_shards(parameters));
+  } else if (backend->storage != F32) {
+    TRY(backend->alloc(backend, states, "fp32 master weights", (void **)&parameters->master));
+    backend->zero(backend, parameters->master, states);
   }
   backend->zero(backend, parameters->grads, total * element);
-  backend->zero(backend, parameters->m, total * sizeof(float));
-  backend->zero(backend, parameters->v, total * sizeof(float));
+  backend->zero(backend, parameters->m, states);
+  backend->zero(backend, parameters->v, states);
   return OK;
 }
 
@@ -136,6 +142,7 @@ void parameters_free(Parameters *parameters) {
   Backend *backend = parameters->backend;
   if (!backend) return;
   bool own_master = (void *)parameters->master != parameters->weights;
+  parameters_free_shards(parameters);
   void *memory[] = {parameters->borrowed ? NULL : parameters->frozen,
                     parameters->weights,
                     parameters->grads,
@@ -199,8 +206,6 @@ static size_t row_elements(const Parameter *parameter) {
   return parameter->rank == 2 ? (size_t)parameter->shape[1] : 1;
 }
 
-static Rows all_rows(const Parameter *parameter) { return (Rows){0, parameter->shape[0]}; }
-
 static Status put_reduced(Parameters *parameters, const Parameter *parameter, const char *path,
                           const void *values, DType type, Rows rows) {
   int index = (int)(parameter - parameters->list), columns = (int)parameter->shape[1];
@@ -214,10 +219,10 @@ static Status put_reduced(Parameters *parameters, const Parameter *parameter, co
               parameter->name);
 }
 
-/* Writes host values (F32 or BF16) over rows of one tensor's weights (and master). path: where they are from
- */
-static Status put(Parameters *parameters, const Parameter *parameter, const char *path, const void *values,
-                  DType type, Rows rows) {
+/* Writes host values (F32 or BF16) over rows of one tensor's weights, and master where that has all of it.
+ * path: where they are from */
+static Status put_rows(Parameters *parameters, const Parameter *parameter, const char *path,
+                       const void *values, DType type, Rows rows) {
   Backend *backend = parameters->backend;
   int index = (int)(parameter - parameters->list);
   size_t before = (size_t)rows.first * row_elements(parameter);
@@ -225,7 +230,7 @@ static Status put(Parameters *parameters, const Parameter *parameter, const char
   if (parameters_weight_type(parameters, index) != WEIGHT_NATIVE)
     return put_reduced(parameters, parameter, path, values, type, rows);
   void *weights = (char *)parameters_weight(parameters, index) + before * dtype_bytes(backend->storage);
-  bool has_master = parameters->master && !parameter->frozen;
+  bool has_master = parameters->master && !parameter->frozen && !parameters->shards.size;
   float *master = has_master ? parameters->master + parameter->offset + before : NULL;
   if (backend->storage == type) {
     backend->upload(backend, weights, values, bytes);
@@ -241,6 +246,14 @@ static Status put(Parameters *parameters, const Parameter *parameter, const char
   return put_converted(backend, weights, values, type, count);
 }
 
+static Status put(Parameters *parameters, const Parameter *parameter, const char *path, const void *values,
+                  DType type) {
+  TRY(put_rows(parameters, parameter, path, values, type, (Rows){0, parameter->shape[0]}));
+  if (parameters->shards.size && !parameter->frozen)
+    parameters_put_shard(parameters, parameters->master, parameter, values, type);
+  return OK;
+}
+
 /* A tensor of a mapped file, some rows at a time, whose pages need not stay. */
 static Status put_mapped(Parameters *parameters, const Parameter *parameter, const Checkpoint *checkpoint,
                          const HostTensor *tensor) {
@@ -249,9 +262,11 @@ static Status put_mapped(Parameters *parameters, const Parameter *parameter, con
   for (int64_t first = 0; first < parameter->shape[0]; first += step) {
     int64_t count = parameter->shape[0] - first < step ? parameter->shape[0] - first : step;
     const char *values = (const char *)tensor->data + (size_t)first * row_bytes;
-    TRY(put(parameters, parameter, checkpoint->path, values, tensor->type, (Rows){first, count}));
+    TRY(put_rows(parameters, parameter, checkpoint->path, values, tensor->type, (Rows){first, count}));
     file_release(&checkpoint->map, values, (size_t)count * row_bytes);
   }
+  if (parameters->shards.size && !parameter->frozen)
+    parameters_put_shard(parameters, parameters->master, parameter, tensor->data, tensor->type);
   return OK;
 }
 
@@ -271,7 +286,7 @@ Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed
       if (parameter->init == INIT_NORMAL)
         values[j] = (float)(parameter->init_std * random_normal(key, (uint32_t)j, (uint32_t)(j >> 32)));
     }
-    status = put(parameters, parameter, "random numbers", values, F32, all_rows(parameter));
+    status = put(parameters, parameter, "random numbers", values, F32);
     arena_reset(&arena, mark);
   }
   arena_free(&arena);
@@ -323,8 +338,11 @@ static Status load_moments(Parameters *parameters, const Checkpoint *checkpoint,
         return fail(FAILED, "%s: has no tensor \"%s\"; remove the file to start the stage again",
                     checkpoint->path, name);
       TRY(check_shape(checkpoint, tensor, parameter, false));
-      parameters->backend->upload(parameters->backend, moments[k] + parameter->offset, tensor->data,
-                                  parameter->count * sizeof(float));
+      if (parameters->shards.size)
+        parameters_put_shard(parameters, moments[k], parameter, tensor->data, F32);
+      else
+        parameters->backend->upload(parameters->backend, moments[k] + parameter->offset, tensor->data,
+                                    parameter->count * sizeof(float));
     }
   }
   return OK;
@@ -371,16 +389,18 @@ Status parameters_download(const Parameters *parameters, Arena *arena, bool with
   *tensors = NEW(arena, HostTensor, sets * parameters->count);
   *count = 0;
   for (int set = 0; set < sets; set++) {
-    if (source[set] && backend->host_memory) { /* written from where it stands */
+    if (source[set] && backend->host_memory && !parameters->shards.size) { /* written from where it stands */
       list_tensors(parameters, arena, moment_prefix[set], source[set], *tensors, count);
       continue;
     }
-    float *host = NEW(arena, float, parameters->total);
-    if (source[set])
+    float *host = parameters->shards.size && !comm_is_first() ? NULL : NEW(arena, float, parameters->total);
+    if (parameters->shards.size)
+      TRY(parameters_download_shard(parameters, host, source[set]));
+    else if (source[set])
       TRY(backend->download(backend, host, source[set], parameters->total * sizeof(float)));
     else
       TRY(download_weights(parameters, host, parameters->weights, parameters->total));
-    list_tensors(parameters, arena, moment_prefix[set], host, *tensors, count);
+    if (host) list_tensors(parameters, arena, moment_prefix[set], host, *tensors, count);
   }
   return OK;
 }

@@ -10,6 +10,7 @@
 #include "backend.h"
 #include "base/arena.h"
 #include "checkpoint.h"
+#include "models/shards.h"
 
 enum { PARAMETER_ALIGNMENT = 64 }; /* elements: every tensor starts at a multiple */
 
@@ -42,6 +43,7 @@ typedef struct Parameters {
   float *m, *v;        /* Adam's moments */
   void *grads;         /* storage type */
   float *norm;         /* [1] gradient norm of the last step, device */
+  Shards shards;       /* with Backend.collectives: master, m and v are [shards.total], this rank's slices */
 } Parameters;
 
 /* Declares a tensor before parameters_allocate (cols 0: a vector, which does not decay). Returns its index.
@@ -71,14 +73,40 @@ void *parameters_grad(const Parameters *parameters, int index);
 /* Random values for the tensors whose name starts with prefix ("": all) and that are not frozen. */
 Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed) CHECKED;
 void parameters_zero_grads(Parameters *parameters);
+
+/* What one process updates: all, or its shard. */
+typedef struct ParameterSlices {
+  const void *grads; /* [total] storage type */
+  void *copy;        /* [total] storage type, where AdamW writes the weights that are computed with */
+  size_t total, decay_total;
+} ParameterSlices;
+ParameterSlices parameters_own(const Parameters *parameters);
+/* One optimizer step of a model in shards; without shards none of these does anything. layer_done comes from
+ * the backward pass, once a layer in descending order and one backward pass a step; reduce completes what it
+ * started: grads of parameters_own. gather copies the updated slices into all ranks' weights. */
+void parameters_layer_done(Parameters *parameters, int layer);
+void parameters_reduce(Parameters *parameters);
+void parameters_gather(Parameters *parameters);
+/* The norm of all gradients, over the ranks' slices, into norm. */
+void parameters_norm(Parameters *parameters);
+
+/* What parameters.c does of a model in shards (parameters_shards.c). put: a tensor's part of an array of the shard,
+ * from host values in fp32, or, of another type, from the weights, which have them by then. download: the whole
+ * array at rank 0, whose host is [total]; NULL at the others. */
+void parameters_plan_shards(Parameters *parameters);
+Status parameters_allocate_shards(Parameters *parameters) CHECKED;
+void parameters_free_shards(Parameters *parameters);
+void parameters_put_shard(Parameters *parameters, float *shard, const Parameter *parameter, const void *values,
+                          DType type);
+Status parameters_download_shard(const Parameters *parameters, float *host, const float *shard) CHECKED;
 /* The frozen tensors, or the others, from a checkpoint by name; tensors whose name starts with
  * optional_prefix (NULL: none) may be missing and then keep their value. Wrong shapes and other missing
  * tensors are errors. */
 Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, bool frozen,
                        const char *optional_prefix) CHECKED;
 /* What is not frozen as fp32 tensors for checkpoint_write, which are copies unless the device's memory is the
- * host's: valid until the weights change; with_optimizer adds "adam.m/<name>"
- * and "adam.v/<name>". */
+ * host's: valid until the weights change; with_optimizer adds "adam.m/<name>" and "adam.v/<name>". Of a model in
+ * shards all ranks must call it, and rank 0 alone gets tensors: the same as without shards. */
 Status parameters_download(const Parameters *parameters, Arena *arena, bool with_optimizer,
                            HostTensor **tensors, int *count) CHECKED;
 /* Adam's moments from a checkpoint written with_optimizer. */

@@ -89,6 +89,19 @@ size_t utf8_invalid_at(const char *bytes, size_t length) {
   return length;
 }
 
+size_t utf8_unfinished(const char *bytes, size_t length) {
+  for (size_t back = 1; back <= 3 && back <= length; back++) {
+    unsigned char byte = (unsigned char)bytes[length - back];
+    if ((byte & 0xC0) == 0x80) continue;
+    size_t wanted = byte >= 0xF0 && byte < 0xF5   ? 4
+                    : byte >= 0xE0 && byte < 0xF0 ? 3
+                    : byte >= 0xC2 && byte < 0xE0 ? 2
+                                                  : 1;
+    return wanted > back ? back : 0;
+  }
+  return 0;
+}
+
 size_t utf8_length(const char *bytes, size_t length) {
   size_t count = 0;
   for (size_t i = 0; i < length; i++) count += ((unsigned char)bytes[i] & 0xC0) != 0x80;
@@ -175,7 +188,8 @@ Status file_write(const char *path, const void *data, size_t length) {
   if (snprintf(temporary, sizeof temporary, "%s.tmp.%d", path, (int)getpid()) >= (int)sizeof temporary)
     return fail(INVALID, "%s: the path is too long; use a shorter one", path);
   int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return fail(FAILED, "%s: cannot be written: %s; check the folder and its rights", path, strerror(errno));
+  if (fd < 0)
+    return fail(FAILED, "%s: cannot be written: %s; check the folder and its rights", path, strerror(errno));
   const char *at = data;
   size_t left = length;
   bool good = true;
@@ -197,7 +211,8 @@ Status file_write(const char *path, const void *data, size_t length) {
   }
   if (!good) {
     unlink(temporary);
-    return fail(FAILED, "%s: cannot be written: %s; free space or choose another folder", path, strerror(reason));
+    return fail(FAILED, "%s: cannot be written: %s; free space or choose another folder", path,
+                strerror(reason));
   }
   sync_folder(path);
   return OK;

@@ -26,6 +26,8 @@ uint32_t utf8_next(const char *bytes, size_t length, size_t *at);
 int utf8_put(uint32_t code, char out[4]);
 /* The offset of the first invalid byte, or length if there is none. Surrogates and overlong forms are invalid. */
 size_t utf8_invalid_at(const char *bytes, size_t length);
+/* How many bytes at the end begin a character whose rest is missing. */
+size_t utf8_unfinished(const char *bytes, size_t length);
 /* Code points in valid UTF-8. */
 size_t utf8_length(const char *bytes, size_t length);
 

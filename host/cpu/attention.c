@@ -1,7 +1,9 @@
 /* Causal self-attention by blocks with a running softmax (Dao et al. 2022, Dao 2023): QUERIES rows
  * against up to KEYS keys at a time, so that no T x T matrix is ever stored. The threads share out
  * (sequence, key-value head) pairs; each copies its head's rows into padded scratch memory, works there,
- * and writes its own part of the output, so the number of threads changes nothing. */
+ * and writes its own part of the output, so the number of threads changes nothing. A prefix stands in that
+ * scratch memory before the sequence's own keys; its gradient is a sum over sequences, taken in slices of the
+ * batch, which are added in their order. */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
@@ -13,22 +15,29 @@
 enum {
   QUERIES = 48, /* TILE_ROWS * 8 */
   PANEL = 64,   /* keys of a transposed panel: what one tile reads at each step of depth */
-  KEYS = 192    /* 3 panels; scores of a block of queries fit the first-level cache */
+  KEYS = 192,   /* 3 panels; scores of a block of queries fit the first-level cache */
 };
-_Static_assert(KEYS % QUERIES == 0,
-               "a block of keys that begins inside a block of queries would mask whole rows");
 _Static_assert(KEYS % PANEL == 0 && PANEL % TILE_PAD == 0 && QUERIES % TILE_ROWS == 0,
                "blocks are whole tiles");
 
 static int smaller(int a, int b) { return a < b ? a : b; }
 static int padded(int n, int to) { return (n + to - 1) / to * to; }
 
-/* One head of one sequence where it lies: rows of dim floats, `stride` apart. */
+/* One head of one sequence where it lies: rows of dim floats, `stride` apart, after the `before` rows of a
+ * prefix. */
 typedef struct Rows {
-  const float *first;
-  int count, dim;
-  size_t stride;
+  const float *first, *prefix;
+  int count, before, dim; /* count: without the prefix */
+  size_t stride, prefix_stride;
 } Rows;
+
+/* Row t, those of the prefix first. */
+static const float *row_at(const Rows *r, int t) {
+  return t < r->before ? r->prefix + (size_t)t * r->prefix_stride
+                       : r->first + (size_t)(t - r->before) * r->stride;
+}
+
+static int all_rows(const Rows *r) { return r->before + r->count; }
 
 static Rows rows_of(const Sequences *s, const float *packed, int b, int head, int heads, int dim) {
   size_t stride = (size_t)heads * dim;
@@ -38,30 +47,40 @@ static Rows rows_of(const Sequences *s, const float *packed, int b, int head, in
                 .stride = stride};
 }
 
+/* The key heads (part 0) or the value heads (1): head kv of sequence b, after the prefix. */
+static Rows keys_of(const Attention *a, int b, int kv, int part) {
+  int head = part * a->kv_heads + kv;
+  Rows rows = rows_of(&a->sequences, a->qkv, b, a->heads + head, a->heads + 2 * a->kv_heads, a->head_dim);
+  rows.before = a->prefix_len;
+  rows.prefix_stride = (size_t)2 * a->kv_heads * a->head_dim;
+  if (a->prefix_len) rows.prefix = (const float *)a->prefix + (size_t)head * a->head_dim;
+  return rows;
+}
+
 /* A head's rows lie far apart, where the hardware foresees nothing: asks for the row AHEAD of t. */
 static void prefetch_row(const Rows *r, int t) {
   enum { AHEAD = 8, LINE = 16 };
-  if (t + AHEAD >= r->count) return;
-  const float *row = r->first + (size_t)(t + AHEAD) * r->stride;
+  if (t + AHEAD >= all_rows(r)) return;
+  const float *row = row_at(r, t + AHEAD);
   for (int c = 0; c < r->dim; c += LINE) __builtin_prefetch(row + c);
 }
 
-/* to[count, pad], the columns from dim on 0 */
+/* to[all rows, pad], the columns from dim on 0 */
 static void copy_rows(const Rows *r, int pad, float *to) {
-  for (int t = 0; t < r->count; t++, to += pad) {
+  for (int t = 0; t < all_rows(r); t++, to += pad) {
     prefetch_row(r, t);
-    memcpy(to, r->first + (size_t)t * r->stride, (size_t)r->dim * sizeof *to);
+    memcpy(to, row_at(r, t), (size_t)r->dim * sizeof *to);
     memset(to + r->dim, 0, (size_t)(pad - r->dim) * sizeof *to);
   }
 }
 
-/* to[panel][dim][PANEL], keys from count on 0 */
+/* to[panel][dim][PANEL], behind the last key 0 */
 static void transpose_rows(const Rows *r, float *to) {
-  for (int from = 0; from < r->count; from += PANEL, to += (size_t)r->dim * PANEL) {
-    int count = smaller(PANEL, r->count - from);
+  for (int from = 0; from < all_rows(r); from += PANEL, to += (size_t)r->dim * PANEL) {
+    int count = smaller(PANEL, all_rows(r) - from);
     if (count < PANEL) memset(to, 0, (size_t)r->dim * PANEL * sizeof *to);
     for (int t = 0; t < count; t++) {
-      const float *row = r->first + (size_t)(from + t) * r->stride;
+      const float *row = row_at(r, from + t);
       prefetch_row(r, from + t);
       for (int c = 0; c < r->dim; c++) to[(size_t)c * PANEL + t] = row[c];
     }
@@ -161,37 +180,45 @@ typedef struct Scratch {
   int pad; /* head_dim in whole vectors */
 } Scratch;
 
-static size_t part_size(int max_len, int dim) {
-  return (size_t)padded(max_len > QUERIES ? max_len : QUERIES, PANEL) * padded(dim, TILE_PAD);
+static size_t part_size(int most_keys, int dim) {
+  return (size_t)padded(most_keys > QUERIES ? most_keys : QUERIES, PANEL) * padded(dim, TILE_PAD);
 }
 
-size_t cpu_attention_scratch(int max_len, int head_dim, bool backward) {
-  size_t each = (size_t)(backward ? BACKWARD_PARTS : FORWARD_PARTS) * part_size(max_len, head_dim);
+size_t cpu_attention_scratch(int most_keys, int head_dim, bool backward) {
+  size_t each = (size_t)(backward ? BACKWARD_PARTS : FORWARD_PARTS) * part_size(most_keys, head_dim);
   return cpu_threads() * each * sizeof(float);
 }
 
-static Scratch scratch_of(float *workspace, int parts, int max_len, int dim) {
+static Scratch scratch_of(float *workspace, int parts, int most_keys, int dim) {
   Scratch s = {.pad = padded(dim, TILE_PAD)};
-  float *own = workspace + (size_t)omp_get_thread_num() * parts * part_size(max_len, dim);
-  for (int i = 0; i < parts; i++) s.part[i] = own + (size_t)i * part_size(max_len, dim);
+  float *own = workspace + (size_t)omp_get_thread_num() * parts * part_size(most_keys, dim);
+  for (int i = 0; i < parts; i++) s.part[i] = own + (size_t)i * part_size(most_keys, dim);
   return s;
 }
 
-/* Rows q0 .. q0+m-1 of one query head against the keys and values in scratch; out and lse are the head's. */
-static void forward_block(const Rows *q, const Scratch *w, int q0, int m, float *out, size_t ldo,
+/* How many of the n keys from k0 on a query sees: those of the prefix, and its own sequence's up to itself. A
+ * block of keys may begin in the future of some rows of a block of queries. */
+static int seen_keys(int before, int query, int k0, int n) {
+  int seen = smaller(n, before + query + 1 - k0);
+  return seen > 0 ? seen : 0;
+}
+
+/* Rows q0 .. q0+m-1 of one query head against the keys and values in scratch, of which `before` are the
+ * prefix's; out and lse are the head's. */
+static void forward_block(const Rows *q, const Scratch *w, int before, int q0, int m, float *out, size_t ldo,
                           float *lse) {
   _Alignas(64) float s[QUERIES * KEYS];
   float top[QUERIES], sum[QUERIES], *o = w->part[BLOCK], scale = 1 / sqrtf((float)q->dim);
-  int keys = q0 + m;
+  int keys = before + q0 + m;
   for (int k0 = 0; k0 < keys; k0 += KEYS) {
     int n = smaller(KEYS, keys - k0);
     multiply_panels(q->first + (size_t)q0 * q->stride, q->stride, w->part[KT], q->dim, m, k0, n, s);
     for (int i = 0; i < m; i++) {
-      int seen = smaller(n, q0 + i + 1 - k0);
-      float *row = s + (size_t)i * KEYS, before = k0 ? top[i] : -INFINITY;
-      top[i] = fmaxf(before, max_row(row, seen));
+      int seen = seen_keys(before, q0 + i, k0, n);
+      float *row = s + (size_t)i * KEYS, last_top = k0 ? top[i] : -INFINITY;
+      top[i] = fmaxf(last_top, max_row(row, seen));
       float added = exp_row(row, seen, n, top[i], scale);
-      float shrink = k0 ? expf(scale * (before - top[i])) : 0;
+      float shrink = k0 ? expf(scale * (last_top - top[i])) : 0;
       sum[i] = k0 ? sum[i] * shrink + added : added;
       if (k0 && shrink != 1)
         for (int c = 0; c < w->pad; c++) o[(size_t)i * w->pad + c] *= shrink;
@@ -208,21 +235,22 @@ static void forward_block(const Rows *q, const Scratch *w, int q0, int m, float 
 void cpu_attention(Backend *backend, const Attention *a) {
   const Sequences *s = &a->sequences;
   int group = a->heads / a->kv_heads, all = a->heads + 2 * a->kv_heads, dim = a->head_dim;
+  int most = a->prefix_len + s->max_len;
   size_t ldo = (size_t)a->heads * dim;
-  float *workspace = cpu_workspace(backend, cpu_attention_scratch(s->max_len, dim, false));
+  float *workspace = cpu_workspace(backend, cpu_attention_scratch(most, dim, false));
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (int b = 0; b < s->count; b++)
     for (int kv = 0; kv < a->kv_heads; kv++) {
-      Scratch w = scratch_of(workspace, FORWARD_PARTS, s->max_len, dim);
-      Rows k = rows_of(s, a->qkv, b, a->heads + kv, all, dim);
-      Rows v = rows_of(s, a->qkv, b, a->heads + a->kv_heads + kv, all, dim);
+      Scratch w = scratch_of(workspace, FORWARD_PARTS, most, dim);
+      Rows k = keys_of(a, b, kv, 0);
+      Rows v = keys_of(a, b, kv, 1);
       transpose_rows(&k, w.part[KT]);
       copy_rows(&v, w.pad, w.part[V]);
       for (int h = kv * group; h < (kv + 1) * group; h++) {
         Rows q = rows_of(s, a->qkv, b, h, all, dim);
         size_t first = (size_t)s->cu_seqlens[b];
         for (int q0 = 0; q0 < q.count; q0 += QUERIES)
-          forward_block(&q, &w, q0, smaller(QUERIES, q.count - q0),
+          forward_block(&q, &w, a->prefix_len, q0, smaller(QUERIES, q.count - q0),
                         (float *)a->out + first * ldo + (size_t)h * dim, ldo,
                         a->lse ? a->lse + (size_t)h * s->tokens + first : NULL);
       }
@@ -232,19 +260,20 @@ void cpu_attention(Backend *backend, const Attention *a) {
 /* One block of queries of one head: q, dout in scratch are this head's.
  *   p = exp(scale q kt - lse), dp = dout vt, ds = scale p (dp - delta)
  *   dv += pt dout, dk += dst q, dq = ds k; dq goes to its place in dqkv */
-static void backward_block(const Scratch *w, int dim, int q0, int m, const float *lse, const float *delta,
-                           float *dq, size_t stride) {
+static void backward_block(const Scratch *w, int dim, int before, int q0, int m, const float *lse,
+                           const float *delta, float *dq, size_t stride) {
   _Alignas(64) float p[QUERIES * KEYS], ds[QUERIES * KEYS];
   float *block = w->part[BLOCK], scale = 1 / sqrtf((float)dim);
   const float *q = w->part[Q] + (size_t)q0 * w->pad, *dout = w->part[DOUT] + (size_t)q0 * w->pad;
-  for (int k0 = 0; k0 < q0 + m; k0 += KEYS) {
-    int n = smaller(KEYS, q0 + m - k0);
+  int keys = before + q0 + m;
+  for (int k0 = 0; k0 < keys; k0 += KEYS) {
+    int n = smaller(KEYS, keys - k0);
     size_t at = (size_t)k0 * w->pad;
     multiply_panels(q, (size_t)w->pad, w->part[KT], dim, m, k0, n, p);
     multiply_panels(dout, (size_t)w->pad, w->part[VT], dim, m, k0, n, ds);
     for (int i = 0; i < m; i++)
-      gradient_row(p + (size_t)i * KEYS, ds + (size_t)i * KEYS, smaller(n, q0 + i + 1 - k0), n, lse[q0 + i],
-                   delta[i], scale);
+      gradient_row(p + (size_t)i * KEYS, ds + (size_t)i * KEYS, seen_keys(before, q0 + i, k0, n), n,
+                   lse[q0 + i], delta[i], scale);
     add_transposed(p, dout, w->pad, m, n, w->part[DV] + at);
     add_transposed(ds, q, w->pad, m, n, w->part[DK] + at);
     multiply_rows(ds, w->part[K] + at, w->pad, m, n, k0 > 0, block);
@@ -254,7 +283,7 @@ static void backward_block(const Scratch *w, int dim, int q0, int m, const float
 }
 
 /* All rows of one query head; dk and dv in scratch are added to. */
-static void backward_head(const Scratch *w, const Rows *q, const Rows *out, const Rows *dout,
+static void backward_head(const Scratch *w, int before, const Rows *q, const Rows *out, const Rows *dout,
                           const float *lse, float *dq) {
   copy_rows(q, w->pad, w->part[Q]);
   copy_rows(dout, w->pad, w->part[DOUT]);
@@ -264,46 +293,71 @@ static void backward_head(const Scratch *w, const Rows *q, const Rows *out, cons
     for (int i = 0; i < m; i++)
       delta[i] = simd_dot(out->first + (size_t)(q0 + i) * out->stride,
                           dout->first + (size_t)(q0 + i) * dout->stride, q->dim);
-    backward_block(w, q->dim, q0, m, lse, delta, dq, q->stride);
+    backward_block(w, q->dim, before, q0, m, lse, delta, dq, q->stride);
   }
 }
 
-static void write_rows(const float *from, int pad, const Rows *shape, float *to) {
+/* The sequence's own rows, which are written, and those of the prefix, which are added. */
+static void write_rows(const float *from, int pad, const Rows *shape, float *to, float *prefix) {
+  for (int t = 0; prefix && t < shape->before; t++)
+    for (int c = 0; c < shape->dim; c++)
+      prefix[(size_t)t * shape->prefix_stride + c] += from[(size_t)t * pad + c];
+  from += (size_t)shape->before * pad;
   for (int t = 0; t < shape->count; t++)
     memcpy(to + (size_t)t * shape->stride, from + (size_t)t * pad, (size_t)shape->dim * sizeof *to);
 }
 
-/* All query heads of one key-value head of one sequence. */
-static void backward_kv_head(const AttentionBackward *a, const Scratch *w, int b, int kv) {
+/* All query heads of one key-value head of one sequence. dprefix: the sum of a slice of the batch, or NULL.
+ */
+static void backward_kv_head(const AttentionBackward *a, const Scratch *w, int b, int kv, float *dprefix) {
   const Sequences *s = &a->sequences;
   const float *qkv = a->qkv;
   float *dqkv = a->dqkv;
   int group = a->heads / a->kv_heads, all = a->heads + 2 * a->kv_heads, dim = a->head_dim;
-  Rows k = rows_of(s, qkv, b, a->heads + kv, all, dim);
-  Rows v = rows_of(s, qkv, b, a->heads + a->kv_heads + kv, all, dim);
+  const Attention forward = {.sequences = *s,
+                             .qkv = qkv,
+                             .prefix = a->prefix,
+                             .prefix_len = a->prefix_len,
+                             .heads = a->heads,
+                             .kv_heads = a->kv_heads,
+                             .head_dim = dim};
+  Rows k = keys_of(&forward, b, kv, 0);
+  Rows v = keys_of(&forward, b, kv, 1);
   transpose_rows(&k, w->part[KT]);
   transpose_rows(&v, w->part[VT]);
   copy_rows(&k, w->pad, w->part[K]);
-  memset(w->part[DK], 0, (size_t)k.count * w->pad * sizeof(float));
-  memset(w->part[DV], 0, (size_t)k.count * w->pad * sizeof(float));
+  memset(w->part[DK], 0, (size_t)all_rows(&k) * w->pad * sizeof(float));
+  memset(w->part[DV], 0, (size_t)all_rows(&k) * w->pad * sizeof(float));
   for (int h = kv * group; h < (kv + 1) * group; h++) {
     Rows q = rows_of(s, qkv, b, h, all, dim);
     Rows out = rows_of(s, a->out, b, h, a->heads, dim), dout = rows_of(s, a->dout, b, h, a->heads, dim);
-    backward_head(w, &q, &out, &dout, a->lse + (size_t)h * s->tokens + s->cu_seqlens[b],
+    backward_head(w, k.before, &q, &out, &dout, a->lse + (size_t)h * s->tokens + s->cu_seqlens[b],
                   dqkv + (q.first - qkv));
   }
-  write_rows(w->part[DK], w->pad, &k, dqkv + (k.first - qkv));
-  write_rows(w->part[DV], w->pad, &v, dqkv + (v.first - qkv));
+  size_t value = (size_t)(a->kv_heads + kv) * dim;
+  write_rows(w->part[DK], w->pad, &k, dqkv + (k.first - qkv), dprefix ? dprefix + (size_t)kv * dim : NULL);
+  write_rows(w->part[DV], w->pad, &v, dqkv + (v.first - qkv), dprefix ? dprefix + value : NULL);
 }
 
 void cpu_attention_backward(Backend *backend, const AttentionBackward *a) {
   const Sequences *s = &a->sequences;
-  int dim = a->head_dim;
-  float *workspace = cpu_workspace(backend, cpu_attention_scratch(s->max_len, dim, true));
+  int dim = a->head_dim, most = a->prefix_len + s->max_len;
+  bool summed = a->dprefix && a->prefix_len;
+  int slices = summed ? smaller(PREFIX_SLICES, s->count) : s->count;
+  size_t width = summed ? (size_t)a->prefix_len * 2 * a->kv_heads * dim : 0;
+  size_t sums = ((size_t)slices * width + TILE_PAD - 1) / TILE_PAD * TILE_PAD;
+  float *partial = cpu_workspace(backend, sums * sizeof *partial + cpu_attention_scratch(most, dim, true));
+  float *dprefix = a->dprefix;
+  memset(partial, 0, sums * sizeof *partial);
 #pragma omp parallel for collapse(2) schedule(dynamic)
-  for (int b = 0; b < s->count; b++)
+  for (int slice = 0; slice < slices; slice++)
     for (int kv = 0; kv < a->kv_heads; kv++) {
-      Scratch w = scratch_of(workspace, BACKWARD_PARTS, s->max_len, dim);
-      backward_kv_head(a, &w, b, kv);
+      Scratch w = scratch_of(partial + sums, BACKWARD_PARTS, most, dim);
+      int64_t end = (int64_t)s->count * (slice + 1) / slices;
+      for (int64_t b = (int64_t)s->count * slice / slices; b < end; b++)
+        backward_kv_head(a, &w, (int)b, kv, summed ? partial + (size_t)slice * width : NULL);
     }
+#pragma omp parallel for
+  for (size_t i = 0; i < width; i++)
+    for (int slice = 0; slice < slices; slice++) dprefix[i] += partial[(size_t)slice * width + i];
 }

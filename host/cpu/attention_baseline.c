@@ -37,7 +37,7 @@ static void run_head(const Head *h, float *scores) {
 }
 
 bool cpu_attention_baseline(Backend *backend, const Attention *a, int which, const char **name) {
-  if (which != 0) return false;
+  if (which != 0 || a->prefix_len) return false;
   *name = "OpenBLAS, scores stored";
   const Sequences *s = &a->sequences;
   int stride = (a->heads + 2 * a->kv_heads) * a->head_dim, group = a->heads / a->kv_heads;

@@ -84,9 +84,10 @@ static void decode_group(const AttentionDecode *a, int row, int samples, int hea
     r.sum[i] = 0;
     memset(r.out[i], 0, (size_t)dim * sizeof(float));
   }
-  const float *keys =
-      (const float *)a->post_cache + (size_t)a->post_cu_seqlens[post] * stride + (size_t)kv * dim;
   size_t to_values = (size_t)a->kv_heads * dim;
+  const float *keys = a->prefix_len ? (const float *)a->prefix + (size_t)kv * dim : NULL;
+  if (keys) add_all_keys(&r, 0, r.count, keys, keys + to_values, stride, a->prefix_len);
+  keys = (const float *)a->post_cache + (size_t)a->post_cu_seqlens[post] * stride + (size_t)kv * dim;
   add_all_keys(&r, 0, r.count, keys, keys + to_values, stride,
                a->post_cu_seqlens[post + 1] - a->post_cu_seqlens[post]);
   for (int i = 0; i < samples; i++) {

@@ -244,6 +244,7 @@ static const Backend cpu_backend = {
     .peak = cpu_peak,
     .host_memory = true,
     .close = cpu_close,
+    .join = cpu_join,
     .timer_start = cpu_timer_start,
     .timer_stop = cpu_timer_stop,
     .embedding = cpu_embedding,

@@ -20,5 +20,6 @@ void cpu_grad_norm(Backend *backend, const GradNorm *op) {
   }
   double sum = 0;
   for (size_t b = 0; b < blocks; b++) sum += partial[b];
+  for (int i = 0; i < op->other_count; i++) sum += (double)op->others[i] * (double)op->others[i];
   *op->norm = (float)sqrt(sum);
 }

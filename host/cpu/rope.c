@@ -9,7 +9,7 @@ static void angles_of(const Rope *op, int position, float *turns) {
   int half = op->head_dim / 2;
   RopeBlend blend = rope_blend(op->scaling);
   for (int i = 0; i < half; i++) {
-    double angle = position * rope_blended(blend, pow((double)op->theta, -2.0 * i / op->head_dim));
+    double angle = (op->first_position + position) * rope_blended(blend, pow((double)op->theta, -2.0 * i / op->head_dim));
     turns[i] = (float)cos(angle);
     turns[half + i] = (float)(op->inverse ? -sin(angle) : sin(angle));
   }

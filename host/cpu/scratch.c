@@ -8,7 +8,10 @@ static size_t product_scratch(const PassShape *s, int in, int out) {
 }
 
 size_t cpu_scratch(const PassShape *s) {
-  size_t most = cpu_attention_scratch(s->max_len, s->head_dim, s->trains);
+  size_t most = cpu_attention_scratch(s->prefix_len + s->max_len, s->head_dim, s->trains);
+  if (s->trains)
+    most += (size_t)PREFIX_SLICES * (size_t)s->prefix_len * 2 * (size_t)(s->kv_heads * s->head_dim) *
+            sizeof(float);
   if (s->rows) most = larger(most, cpu_vocab_scratch(s->rows, s->hidden, s->vocab, s->weights, s->trains));
   if (s->sampled_rows) most = larger(most, cpu_threads() * (size_t)s->vocab * sizeof(int32_t));
   if (s->trains) {

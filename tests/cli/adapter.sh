@@ -42,3 +42,10 @@ expect_wrong_usage 'adapter.targets: "w" is not a target; use qkv' check tests/c
 expect_wrong_usage 'has no "gate"; use "up"' check tests/cli/tiny.json --set model.from="$base" \
   --set adapter.rank=4 --set adapter.targets=gate
 expect_wrong_usage 'is an adapter itself' check tests/cli/tiny.json --set model.from="$ppo" --set adapter.rank=4
+
+# an adapter as a start: its base's content is part of the key
+cp -r "$ppo" "$folder/copy"
+key() { expect_status 0 check tests/cli/tiny.json --set model.from="$folder/copy"; sed -n 's/^sft  *\([0-9a-f]*\) .*/\1/p' "$folder/out"; }
+first=$(key)
+printf 'x' | dd of="$base/model.safetensors" bs=1 seek=$((whole - 1)) conv=notrunc 2>/dev/null
+[ "$first" != "$(key)" ] || complain "another base should be another stage"

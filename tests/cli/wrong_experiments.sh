@@ -95,6 +95,8 @@ done <<'TABLE'
 {"extends": "base.jsn"}
 > e.json:1:13: "extends": there is no file ./base.jsn; correct the path
 TABLE
+printf '{"data": {"synth": {}},\n "ablate": {"arms": {"a": {}, "b": {}}, "seeds": [%s]}}' "$(seq -s , 2049)" >"$folder/e.json"
+try check 'e.json:2:50: 2 arms with 2049 seeds each are 4098 runs, more than 4096; split the experiment'
 last="the table"
 [ "$entries" -ge 30 ] || complain "30 entries expected, $entries there"
 [ ! -e "$folder/runs" ] || complain "a refused experiment should leave nothing behind"

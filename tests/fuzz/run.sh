@@ -8,8 +8,8 @@ shift
 [ $# -gt 0 ] || set -- $(ls tests/fuzz | sed -n 's/^fuzz_\(.*\)\.c$/\1/p')
 folder=$(mktemp -d)
 echo "inputs and findings: $folder"
-sources="host/base/*.c host/tokenizer*.c host/unicode*.c host/bpe_*.c host/wordpiece.c host/elements.c host/gguf*.c host/safetensors*.c host/checkpoint.c host/backend.c models/*.c tests/fuzz/fuzz.c"
-flags="-g -O1 -std=gnu17 -D_GNU_SOURCE -DPOPALM_PRESETS=\"models/presets\" -Ihost -I. -Itests/fuzz -Wno-unknown-pragmas"
+sources="host/base/*.c host/tokenizer*.c host/unicode*.c host/bpe_*.c host/wordpiece.c host/elements.c host/gguf*.c host/safetensors*.c host/checkpoint.c host/backend.c host/experiment_*.c host/dataset.c models/*.c tests/fuzz/fuzz.c"
+flags="-g -O1 -std=gnu17 -D_GNU_SOURCE -DPOPALM_PRESETS=\"$PWD/models/presets\" -Ihost -I. -Itests/fuzz -Wno-unknown-pragmas"
 libraries="$(pkg-config --libs libcjson libpcre2-8 libutf8proc libxxhash) -lm"
 # No target computes, so the devices' operations are left out.
 lazy="-Wl,--unresolved-symbols=ignore-all"

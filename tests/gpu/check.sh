@@ -153,6 +153,22 @@ same_bytes() {
     cmp "$work/once/quickstart/results.json" "$work/twice/quickstart/results.json" && echo 'results.json is the same'
 }
 
+# One rank through all of NCCL's path: shards, collectives on their own stream, the watch.
+rank_run() {
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun -n 1 "$popalm" run experiments/quickstart.json \
+    --device "$device" --out "$work/rank" --set model.preset="$root/models/presets/gpt2-tiny.json" \
+    --set reward.epochs=0.5 --set ppo.steps=10 --set ablate.seeds='[1]' &&
+    cmp "$work/once/quickstart/results.json" "$work/rank/quickstart/results.json" &&
+    echo 'results.json is that of a run without MPI'
+}
+
+run_rank() {
+  if ! command -v mpirun >/dev/null; then cannot 'one rank' 'there is no mpirun'; return; fi
+  if [ ! -f "$bin/popalm_mpi.so" ]; then cannot 'one rank' 'built without MPI'; return; fi
+  if [ ! -f "$work/once/quickstart/results.json" ]; then cannot 'one rank' 'there is no run to compare with'; return; fi
+  step 'one rank, all collectives' rank_run
+}
+
 run_bench() {
   step bench "$popalm" bench --device "$device" --shape "$([ -n "$quick" ] && echo rlhf || echo all)" --json "$work/bench.json"
 }
@@ -180,6 +196,7 @@ run_sanitizer
 step 'models on both' "$bin/gpu_test_model" cpu "$device" ${quick:+--short}
 run_experiments
 step 'the same run twice' same_bytes
+run_rank
 run_bench
 run_torch
 

@@ -1,19 +1,29 @@
-"""Attention of the shapes in a file of `popalm bench --json`, by PyTorch: each backend of scaled_dot_product_attention
-(flash attention, cuDNN, memory efficient, math), and what it takes against popalm's kernel.
+"""Attention of the shapes in a file of `popalm bench --json`, by PyTorch on the same GPU, and what it takes against popalm's
+kernel. Sequences of one length: each backend of scaled_dot_product_attention (flash attention, cuDNN, memory
+efficient, math). Ragged ones: the variable-length path (torch.nn.attention.varlen) by flash attention and by cuDNN.
 
     torch_attention.py BENCH.json OUT.json
 
-Only shapes whose sequences have one length: PyTorch's attention knows no packed ones. Medians of CUDA events, inputs gone
-through in turn so that they do not sit in the cache.
+The ragged lengths are drawn anew, evenly in the range that popalm drew from; times are scaled by the operations of
+both. Medians of CUDA events, inputs gone through in turn so that they do not sit in the cache. popalm's own
+other kernels (the portable one, cuBLAS without fusion) stand in BENCH.json and are copied to OUT.json.
 """
+import inspect
 import json
+import random
 import re
 import statistics
 import sys
+from collections import namedtuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before PyTorch 2.10
+    varlen_attn = None
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -21,14 +31,68 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+RAGGED_BACKENDS = ("flash", "cudnn")
 SAMPLES, COPIES = 20, 4
 
+Shape = namedtuple("Shape", "count shortest longest heads kv_heads dim")
 
-def inputs(count, length, heads, kv_heads, dim):
-    """Queries, keys and values [count, heads, length, dim], bf16, as views of packed rows, as in popalm."""
-    rows = torch.randn(count, length, heads + 2 * kv_heads, dim, device="cuda", dtype=torch.bfloat16)
-    parts = [t.transpose(1, 2).detach() for t in rows.split([heads, kv_heads, kv_heads], dim=2)]
-    return [t.requires_grad_() for t in parts]
+
+def parse_size(size):
+    """The shape that popalm bench writes as `4 x 1024, 16/16 heads of 128` or `256 x 112..160, 12/12 heads of 64`."""
+    found = re.fullmatch(r"(\d+) x (\d+)(?:\.\.(\d+))?, (\d+)/(\d+) heads of (\d+)", size)
+    if not found:
+        return None
+    count, shortest, longest, heads, kv_heads, dim = (int(x) if x else None for x in found.groups())
+    return Shape(count, shortest, longest or shortest, heads, kv_heads, dim)
+
+
+def draw_lengths(shape):
+    generator = random.Random(1)
+    return [generator.randint(shape.shortest, shape.longest) for _ in range(shape.count)]
+
+
+def operations(kernel, shape, lengths):
+    """As popalm counts them: the causal half of the products, 2 of them forward and 5 backward."""
+    return (2 if kernel == "attention" else 5) * shape.heads * shape.dim * sum(length * length for length in lengths)
+
+
+def packed_rows(tokens, shape, device):
+    """Queries, keys and values [tokens, heads, dim], bf16, as views of packed rows, as in popalm."""
+    rows = torch.randn(tokens, shape.heads + 2 * shape.kv_heads, shape.dim, device=device, dtype=torch.bfloat16)
+    return rows.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+
+
+def dense_call(shape, device):
+    """q, k, v and a function of them: [count, heads, length, dim]."""
+    parts = packed_rows(shape.count * shape.longest, shape, device)
+    tensors = [t.unflatten(0, (shape.count, shape.longest)).transpose(1, 2).detach().requires_grad_() for t in parts]
+    grouped = shape.heads != shape.kv_heads
+    return tensors, lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+
+
+def ragged_call(shape, lengths, device):
+    """q, k, v and a function of them: [tokens, heads, dim] and where the sequences begin."""
+    tensors = [t.detach().requires_grad_() for t in packed_rows(sum(lengths), shape, device)]
+    starts = torch.tensor([0] + lengths, device=device).cumsum(0).to(torch.int32)
+    known = inspect.signature(varlen_attn).parameters
+    options = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if shape.heads != shape.kv_heads:
+        options["enable_gqa"] = True
+    longest = max(lengths)
+    return tensors, lambda q, k, v: varlen_attn(q, k, v, starts, starts, longest, longest, **options)
+
+
+def timed_call(kernel, tensors, function):
+    if kernel == "attention":
+
+        def forward():
+            with torch.no_grad():
+                function(*tensors)
+
+        return forward
+    out = function(*tensors)
+    gradient = torch.randn_like(out)
+    return lambda: torch.autograd.grad(out, tensors, gradient, retain_graph=True)
 
 
 def median_seconds(calls):
@@ -47,52 +111,51 @@ def median_seconds(calls):
     return statistics.median(seconds)
 
 
-def forward_call(tensors, grouped):
-    q, k, v = tensors
-
-    def call():
-        with torch.no_grad():
-            scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-
-    return call
-
-
-def backward_call(tensors, grouped):
-    q, k, v = tensors
-    out = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-    gradient = torch.randn_like(out)
-    return lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True)
-
-
-def measure(kernel, shape):
-    """Median seconds by backend; None where a backend refuses the shape or memory does not suffice."""
-    make = forward_call if kernel == "attention" else backward_call
-    grouped = shape[2] != shape[3]
+def measure(kernel, shape, lengths):
+    """Median seconds by backend, None where one refuses the shape or memory does not suffice."""
+    ragged = shape.shortest != shape.longest
     out = {}
-    for name, backend in BACKENDS.items():
+    for name in RAGGED_BACKENDS if ragged else BACKENDS:
         try:
-            with sdpa_kernel(backend):
-                out[name] = median_seconds([make(inputs(*shape), grouped) for _ in range(COPIES)])
-        except RuntimeError:
+            with sdpa_kernel(BACKENDS[name]):
+                makes = (ragged_call(shape, lengths, "cuda") if ragged else dense_call(shape, "cuda") for _ in range(COPIES))
+                out[name] = median_seconds([timed_call(kernel, *made) for made in makes])
+        except (RuntimeError, TypeError) as error:
             out[name] = None
+            print(f"  {name} {kernel}: {str(error).splitlines()[0][:120]}")
         torch.cuda.empty_cache()
     return out
+
+
+def compare(row):
+    """One row of the bench file against PyTorch; None if it is not attention or was not measured."""
+    shape = parse_size(row.get("size", ""))
+    if row["kernel"] not in ("attention", "attention_backward") or not shape or "median_s" not in row:
+        return None
+    ragged = shape.shortest != shape.longest
+    if ragged and not varlen_attn:
+        print(f"{row['kernel']} {row['size']}: PyTorch {torch.__version__} has no variable-length attention")
+        return None
+    lengths = draw_lengths(shape)
+    scale = row["operations"] / operations(row["kernel"], shape, lengths)
+    times = {name: s and s * scale for name, s in measure(row["kernel"], shape, lengths).items()}
+    ratios = ", ".join(f"{name} x{s / row['median_s']:.2f}" if s else f"{name} -" for name, s in times.items())
+    path = "variable length" if ragged else "scaled_dot_product_attention"
+    print(f"{row['kernel']} {row['size']}: popalm {row['median_s'] * 1e6:.1f} us; PyTorch ({path}) takes {ratios}")
+    return {
+        "kernel": row["kernel"],
+        "size": row["size"],
+        "popalm_s": row["median_s"],
+        "popalm_baselines": {b["name"]: b["median_s"] for b in row.get("baselines", [])},
+        "path": path,
+        "torch_s": times,
+    }
 
 
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         bench = json.load(file)
-    rows = []
-    for row in bench["rows"]:
-        size = re.fullmatch(r"(\d+) x (\d+), (\d+)/(\d+) heads of (\d+)", row.get("size", ""))
-        if row["kernel"] not in ("attention", "attention_backward") or not size or "median_s" not in row:
-            continue
-        times = measure(row["kernel"], [int(x) for x in size.groups()])
-        rows.append({"kernel": row["kernel"], "size": row["size"], "popalm_s": row["median_s"], "torch_s": times})
-        ratios = ", ".join(
-            f"{name} x{seconds / row['median_s']:.2f}" if seconds else f"{name} -" for name, seconds in times.items()
-        )
-        print(f"{row['kernel']} {row['size']}: popalm {row['median_s'] * 1e6:.1f} us; PyTorch takes {ratios}")
+    rows = [compared for row in bench["rows"] if (compared := compare(row))]
     result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda, "rows": rows}
     with open(sys.argv[2], "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1)

@@ -128,6 +128,13 @@ void report_deadlock() {
   report(text);
 }
 
+/* When nobody can go on, one of the copies that are late. */
+bool copies_land() {
+  for (Block *block : gang.blocks)
+    if (land_copy(block)) return true;
+  return false;
+}
+
 /* Goes on in another thread that is ready, or in the program when all have returned. */
 void switch_away(bool yielding) {
   Thread *from = self();
@@ -139,6 +146,7 @@ void switch_away(bool yielding) {
   else if (schedule.kind == SCHEDULE_RANDOM)
     start = static_cast<int>(next_random() % gang.by_rank.size());
   int rank = find_ready(start);
+  while (rank < 0 && copies_land()) rank = find_ready(0);
   if (rank < 0) {
     if (gang.alive) {
       report_deadlock();
@@ -184,6 +192,7 @@ void thread_main() {
                    block->barriers[0].arrived);
   if (!thread->copies.empty())
     emulator_error(end, "%zu asynchronous copies were never waited for", thread->copies.size());
+  check_finished(thread);
   warp.exited++;
   block->exited++;
   thread->done = true;
@@ -196,12 +205,12 @@ void thread_main() {
 
 unsigned char *poisoned(size_t bytes) {
   void *memory = nullptr;
-  if (posix_memalign(&memory, 256, bytes + guard_bytes + (bytes == 0))) abort();
+  if (posix_memalign(&memory, 1024, bytes + guard_bytes + (bytes == 0))) abort();
   memset(memory, 0xFF, bytes + guard_bytes);
 #if defined(__SANITIZE_ADDRESS__)
   void *exact = nullptr; /* so that the sanitizer knows the end */
   free(memory);
-  if (posix_memalign(&exact, 256, bytes ? bytes : 1)) abort();
+  if (posix_memalign(&exact, 1024, bytes ? bytes : 1)) abort();
   memset(exact, 0xFF, bytes);
   memory = exact;
 #endif
@@ -279,6 +288,7 @@ void prepare_block(Block *block, size_t slot, uint3 index) {
     block->threads.push_back(thread);
     gang.by_rank.push_back(thread);
   }
+  hopper_prepare(block);
   block->run++;
   gang.blocks.push_back(block);
   races_release(&block->begun);
@@ -347,6 +357,16 @@ bool launch_is_legal(const Launch &launch) {
 }  // namespace
 
 EmulatorThread *emulator_thread;
+
+void emulator::sleep_in(const char *word, Site site) { wait_in(word, site); }
+
+void emulator::wake(Thread *thread) {
+  gang.spins = 0;
+  set_ready(thread);
+}
+
+uint32_t emulator::schedule_random() { return next_random(); }
+ScheduleKind emulator::schedule_kind() { return schedule.kind; }
 
 void emulator_error(Site site, const char *format, ...) {
   va_list list;

@@ -284,4 +284,6 @@ static inline uint32_t atomic_add(uint32_t *to, uint32_t value) {
   return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
 
+#include "emulator_hopper.h"
+
 #endif

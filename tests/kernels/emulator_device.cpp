@@ -8,6 +8,10 @@
 #include <vector>
 
 #include "memory_count.h"
+extern "C" {
+#include "base/bf16.h"
+#include "base/comm.h"
+}
 #include "operations.h"
 #include "primitives.cuh"
 #include "scratch.h"
@@ -93,6 +97,33 @@ void replay(Backend *, void *of) {
 
 void record_free(Backend *, void *of) { delete static_cast<Recording *>(of); }
 
+/* ---- between ranks: over the transport of the host ---- */
+
+void reduce_scatter(Backend *, const void *all, void *part, size_t count) {
+  size_t total = count * static_cast<size_t>(comm.size);
+  const uint16_t *from = static_cast<const uint16_t *>(all);
+  std::vector<float> wide(total), sum(count);
+  for (size_t i = 0; i < total; i++) wide[i] = bf16_to_float(from[i]);
+  comm.transport->start_reduce_scatter(wide.data(), sum.data(), count);
+  comm.transport->wait();
+  for (size_t i = 0; i < count; i++) static_cast<uint16_t *>(part)[i] = float_to_bf16(sum[i]);
+}
+
+void all_gather(Backend *, const void *part, void *all, size_t count, DType type) {
+  comm.transport->start_all_gather(part, all, count * dtype_bytes(type));
+}
+
+void progress(Backend *) {}
+
+void wait(Backend *) { comm.transport->wait(); }
+
+Status join(Backend *backend) {
+  static Collectives collectives;
+  collectives = {comm.rank, comm.size, reduce_scatter, all_gather, progress, wait};
+  backend->collectives = &collectives;
+  return OK;
+}
+
 void close_device(Backend *backend) {
   CudaState *state = cuda_state(backend);
   device_free(state->workspace);
@@ -127,6 +158,8 @@ void *cuda_workspace(Backend *backend, size_t bytes) {
   return state->workspace;
 }
 
+bool cuda_attention_unfused(Backend *, const Attention *, const char **) { return false; }
+
 void cuda_note(CudaState *, int error, const char *what) {
   fprintf(stderr, "emulator: %s: error %d\n", what, error);
   abort();
@@ -136,6 +169,7 @@ Backend *emulator_backend() {
   static uint32_t counter;
   static CudaState state;
   static Backend backend;
+  if (!state.sm_count) state.hopper = true; /* a test may take it away */
   state.sm_count = 3;
   state.grid_counter = &counter;
   cuda_fill_operations(&backend);
@@ -151,6 +185,8 @@ Backend *emulator_backend() {
   backend.synchronize = synchronize;
   backend.memory = memory_of;
   backend.peak = peak;
+  backend.attention_baseline = cuda_attention_baseline;
+  backend.attention_backward_baseline = cuda_attention_backward_baseline;
   backend.timer_start = timer_start;
   backend.timer_stop = timer_stop;
   backend.records = true;
@@ -159,12 +195,13 @@ Backend *emulator_backend() {
   backend.replay = replay;
   backend.record_free = record_free;
   backend.close = close_device;
+  backend.join = join;
   return &backend;
 }
 
 void device_wait() {}
 
-int cuda_backend_devices(void) { return 1; }
+int cuda_backend_devices(void) { return comm.local_size; } /* one a rank */
 const char *cuda_backend_problem(void) { return ""; }
 
 /* POPALM_EMULATOR_SCHEDULE: the number of the schedule under which the program's kernels run. */

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Compiles every kernel file and prints a Markdown table of what each kernel takes: registers a thread, bytes spilled, static
-# shared memory. Fails if a file does not compile without a warning or a kernel spills registers.
+# shared memory. Fails if a file does not compile without a warning, a kernel spills registers, or the assembler serialises
+# products of a warpgroup or adds a wait to them (C75xx).
 # usage: resources.sh [NVCC [ARCH...]]    ARCH as in sm_ARCH, 90a by default; a table each
 nvcc=${1:-nvcc}
 [ $# -eq 0 ] || shift
@@ -16,7 +17,7 @@ compile() {
     "$nvcc" -std=c++17 -O3 -gencode "arch=compute_$1,code=sm_$1" -DPOPALM_CUDA -D_GNU_SOURCE -Icuda -Ihost \
       -Werror all-warnings -Xcompiler=-Wall,-Wno-unknown-pragmas -Xptxas -v -c "$file" -o "$object" 2>&1 || echo "failed"
   done | c++filt > "$report"
-  if grep -qi '^failed$\|warning' "$report"; then
+  if grep -qi '^failed$\|warning\|(C75' "$report"; then
     cat "$report"
     return 1
   fi

@@ -62,5 +62,20 @@ interrupt sft "$folder/again" "$folder/tiny.json" --device cuda
 expect_status 0 run "$folder/tiny.json" --out "$folder/again" --device cuda
 cmp -s "$folder/gpt2-cuda/tiny/results.json" "$folder/again/tiny/results.json" ||
   complain "results.json should be the same bytes after an interruption"
+# Two ranks of bf16 with their optimizer states in shards, near one; and one rank of them the same bytes.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+if [ -f "$(dirname "$popalm")/popalm_mpi.so" ] && mpirun --oversubscribe -n 2 true >/dev/null 2>&1; then
+  for ranks in 1 2; do
+    last="mpirun -n $ranks popalm run --until sft"
+    ASAN_OPTIONS="${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0" mpirun --oversubscribe -n $ranks "$popalm" run \
+      "$folder/tiny.json" --out "$folder/ranks$ranks" --device cuda --until sft >"$folder/out" 2>"$folder/err" </dev/null ||
+      complain "status 0 expected"
+  done
+  cmp -s "$folder"/other/stages/sft-*/model.safetensors "$folder"/ranks1/stages/sft-*/model.safetensors ||
+    complain "a model trained on one rank should be the same bytes"
+  for metric in loss dev_loss grad_norm; do
+    close_to "$(last_value "$folder/ranks2" sft $metric)" "$(last_value "$folder/other" sft $metric)" 0.02 "sft $metric"
+  done
+fi
 expect_status 0 devices
 expect_output '^cuda:0: the emulator of the tests'

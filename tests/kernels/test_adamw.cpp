@@ -150,22 +150,24 @@ static void a_gradient_that_is_not_finite_changes_nothing(void **) {
   }
 }
 
-static float norm_on_cpu(const std::vector<bf16> &grad) {
+static float norm_on_cpu(const std::vector<bf16> &grad, const std::vector<float> &others = {}) {
   std::vector<float> wide = widened(grad);
   float norm = -1;
-  GradNorm op = {wide.data(), wide.size(), &norm};
+  GradNorm op = {wide.data(), wide.size(), &norm, others.data(), static_cast<int>(others.size())};
   cpu_grad_norm(cpu(), &op);
   return norm;
 }
 
-static void check_norm(const std::vector<bf16> &grad, size_t skew) {
-  float want = norm_on_cpu(grad);
+static void check_norm(const std::vector<bf16> &grad, size_t skew, const std::vector<float> &others = {}) {
+  float want = norm_on_cpu(grad, others);
   DeviceArray<bf16> device(skewed(grad, skew));
+  DeviceArray<float> device_others(others);
   DeviceArray<float> norm(1);
   std::vector<float> first;
   FOR_EACH_SCHEDULE {
     norm.poison();
-    GradNorm op = {device.get() + skew, grad.size(), norm.get()};
+    GradNorm op = {device.get() + skew, grad.size(), norm.get(), device_others.get(),
+                   static_cast<int>(others.size())};
     cuda_grad_norm(emulator_backend(), &op);
     if (isfinite(want))
       expect_close("norm", norm.get(), {number(want)}, 1e-6, 0);
@@ -182,6 +184,15 @@ static void norm_of_any_number_of_gradients(void **) {
   for (size_t count : counts) check_norm(random.normals(count), count % 9);
 }
 
+/* As many ranks as one, some, and more than the second kernel has threads; with gradients of its own or none. */
+static void norm_takes_the_norms_of_other_ranks_in(void **) {
+  TestRandom random(9);
+  for (size_t count : {0, 1, 16385})
+    for (size_t others : {1, 8, 255, 256, 257, 600}) check_norm(random.normals(count), 0, random.normals_f32(others));
+  check_norm({}, 0, {3.0f, NAN, 4.0f});
+  check_norm({}, 0, {3.0f, 1e30f, 4.0f});
+}
+
 /* More blocks than the second kernel has threads; every block's sum is another. */
 static void norm_adds_every_block(void **) {
   const size_t block = 16384, blocks = 261;
@@ -190,7 +201,7 @@ static void norm_adds_every_block(void **) {
   emulator_schedule(schedule_number(4));
   DeviceArray<bf16> device(grad);
   DeviceArray<float> norm(1);
-  GradNorm op = {device.get(), grad.size(), norm.get()};
+  GradNorm op = {device.get(), grad.size(), norm.get(), nullptr, 0};
   cuda_grad_norm(emulator_backend(), &op);
   expect_close("norm", norm.get(), {number(norm_on_cpu(grad))}, 1e-7, 0);
 }
@@ -226,6 +237,7 @@ int main() {
       cmocka_unit_test(gradients_are_scaled_down_to_the_largest_norm_but_never_up),
       cmocka_unit_test(a_gradient_that_is_not_finite_changes_nothing),
       cmocka_unit_test(norm_of_any_number_of_gradients),
+      cmocka_unit_test(norm_takes_the_norms_of_other_ranks_in),
       cmocka_unit_test(norm_adds_every_block),
       cmocka_unit_test(norm_does_not_overflow_before_its_value_does),
       cmocka_unit_test(norm_of_gradients_that_are_not_finite_is_not),

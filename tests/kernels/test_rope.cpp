@@ -32,7 +32,7 @@ struct RopeCase {
     for (int r = 0; r < op.rows; r++)
       for (int h = 0; h < turned; h++)
         for (int i = 0; i < half; i++) {
-          long double angle = positions[size(r)] * scaled(powl(op.theta, -2.0L * i / op.head_dim));
+          long double angle = (op.first_position + positions[size(r)]) * scaled(powl(op.theta, -2.0L * i / op.head_dim));
           double c = static_cast<double>(cosl(angle)),
                  s = static_cast<double>(sinl(op.inverse ? -angle : angle));
           double &a = out[size(r) * stride + size(h * op.head_dim + i)], &b = (&a)[half], x = a, y = b;

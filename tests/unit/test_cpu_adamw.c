@@ -138,6 +138,14 @@ static void grad_norm_is_the_root_of_the_sum_of_squares(void **state) {
     check_close(&check, "norm", &c.norm, &want, 1, 1e-7);
   }
   Case c = new_case(&check, 3);
+  const float others[] = {2, 3, 6};
+  GradNorm op = {.norm = &c.norm, .others = others, .other_count = 3};
+  check.backend->grad_norm(check.backend, &op);
+  assert_true(c.norm == 7);
+  c.gradf[0] = 24, c.gradf[1] = c.gradf[2] = 0;
+  op.grad = c.gradf, op.count = 3;
+  check.backend->grad_norm(check.backend, &op);
+  assert_true(c.norm == 25);
   c.gradf[1] = 1e30f; /* its square is beyond fp32 */
   run_norm(&c);
   assert_true(c.norm == 1e30f);

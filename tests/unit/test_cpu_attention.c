@@ -2,10 +2,10 @@
 #include "gradcheck.h"
 
 typedef struct Case {
-  int count, tokens, max_len, heads, kv_heads, dim;
+  int count, tokens, max_len, heads, kv_heads, dim, prefix_len;
   int32_t *cu;
-  double *qkv, *dout; /* what the reference reads */
-  float *qkv32, *dout32, *out, *lse, *dqkv;
+  double *qkv, *dout, *prefix; /* what the reference reads */
+  float *qkv32, *dout32, *prefix32, *out, *lse, *dqkv, *dprefix;
   Backend *backend;
 } Case;
 
@@ -29,6 +29,16 @@ static Case make_case(Check *c, const int *lengths, int count, int heads, int kv
   return k;
 }
 
+static size_t prefix_count(const Case *k) { return (size_t)k->prefix_len * 2 * k->kv_heads * k->dim; }
+
+/* Puts a random prefix before the sequences. Its gradient is added to zeros. */
+static void add_prefix(Check *c, Case *k, int prefix_len, double scale) {
+  k->prefix_len = prefix_len;
+  k->prefix = check_doubles(c, prefix_count(k), scale);
+  k->prefix32 = check_floats(c, k->prefix, prefix_count(k));
+  k->dprefix = NEW(&c->arena, float, prefix_count(k));
+}
+
 static Sequences sequences_of(const Case *k) {
   return (Sequences){.cu_seqlens = k->cu, .count = k->count, .tokens = k->tokens, .max_len = k->max_len};
 }
@@ -37,6 +47,8 @@ static void run(void *context) {
   Case *k = context;
   k->backend->attention(k->backend, &(Attention){.sequences = sequences_of(k),
                                                  .qkv = k->qkv32,
+                                                 .prefix = k->prefix32,
+                                                 .prefix_len = k->prefix_len,
                                                  .out = k->out,
                                                  .lse = k->lse,
                                                  .heads = k->heads,
@@ -44,6 +56,9 @@ static void run(void *context) {
                                                  .head_dim = k->dim});
   k->backend->attention_backward(k->backend, &(AttentionBackward){.sequences = sequences_of(k),
                                                                   .qkv = k->qkv32,
+                                                                  .prefix = k->prefix32,
+                                                                  .dprefix = k->dprefix,
+                                                                  .prefix_len = k->prefix_len,
                                                                   .out = k->out,
                                                                   .dout = k->dout32,
                                                                   .lse = k->lse,
@@ -53,24 +68,31 @@ static void run(void *context) {
                                                                   .head_dim = k->dim});
 }
 
+/* Key head kv (or value head, kv + kv_heads) of the j-th key that the sequence beginning at `first` sees. */
+static const double *key_at(const Case *k, int first, int j, int head) {
+  if (j < k->prefix_len) return k->prefix + ((size_t)j * 2 * k->kv_heads + head) * k->dim;
+  size_t token = (size_t)(first + j - k->prefix_len);
+  return k->qkv + (token * (k->heads + 2 * k->kv_heads) + k->heads + head) * k->dim;
+}
+
+static int keys_of(const Case *k, int first, int t) { return k->prefix_len + t - first + 1; }
+
 /* One row of one head: out[dim], returns lse. p[] has room for the row's keys. */
 static double reference_row(const Case *k, int first, int t, int h, double *p, double *out) {
-  int stride = (k->heads + 2 * k->kv_heads) * k->dim, kv = h / (k->heads / k->kv_heads);
-  const double *q = k->qkv + (size_t)t * stride + h * k->dim;
+  int kv = h / (k->heads / k->kv_heads), keys = keys_of(k, first, t);
+  const double *q = k->qkv + ((size_t)t * (k->heads + 2 * k->kv_heads) + h) * k->dim;
   double top = -INFINITY, sum = 0;
-  for (int j = first; j <= t; j++) {
-    const double *key = k->qkv + (size_t)j * stride + (k->heads + kv) * k->dim;
+  for (int j = 0; j < keys; j++) {
+    const double *key = key_at(k, first, j, kv);
     double s = 0;
     for (int c = 0; c < k->dim; c++) s += q[c] * key[c];
-    p[j - first] = s / sqrt(k->dim);
-    top = fmax(top, p[j - first]);
+    p[j] = s / sqrt(k->dim);
+    top = fmax(top, p[j]);
   }
-  for (int j = first; j <= t; j++) sum += p[j - first] = exp(p[j - first] - top);
+  for (int j = 0; j < keys; j++) sum += p[j] = exp(p[j] - top);
   for (int c = 0; c < k->dim; c++) out[c] = 0;
-  for (int j = first; j <= t; j++) {
-    const double *value = k->qkv + (size_t)j * stride + (k->heads + k->kv_heads + kv) * k->dim;
-    for (int c = 0; c < k->dim; c++) out[c] += p[j - first] / sum * value[c];
-  }
+  for (int j = 0; j < keys; j++)
+    for (int c = 0; c < k->dim; c++) out[c] += p[j] / sum * key_at(k, first, j, k->kv_heads + kv)[c];
   return top + log(sum);
 }
 
@@ -126,29 +148,29 @@ static void random_ragged_shapes_match_the_reference_and_its_gradients(void **st
 }
 
 /* The gradient of every entry in closed form, for lengths where differences would take too long. */
-static void reference_gradient(const Case *k, double *dqkv) {
+static void reference_gradient(const Case *k, double *dqkv, double *dprefix) {
   int stride = (k->heads + 2 * k->kv_heads) * k->dim;
   double p[1024], row[128];
   for (int b = 0; b < k->count; b++)
     for (int t = k->cu[b]; t < k->cu[b + 1]; t++)
       for (int h = 0; h < k->heads; h++) {
-        int first = k->cu[b], kv = h / (k->heads / k->kv_heads);
+        int first = k->cu[b], kv = h / (k->heads / k->kv_heads), keys = keys_of(k, first, t);
         reference_row(k, first, t, h, p, row);
         const double *d = k->dout + ((size_t)t * k->heads + h) * k->dim,
                      *q = k->qkv + (size_t)t * stride + h * k->dim;
         double sum = 0, delta = 0;
-        for (int j = first; j <= t; j++) sum += p[j - first];
+        for (int j = 0; j < keys; j++) sum += p[j];
         for (int c = 0; c < k->dim; c++) delta += d[c] * row[c];
-        for (int j = first; j <= t; j++) {
-          size_t key = (size_t)j * stride + (k->heads + kv) * k->dim,
-                 value = key + (size_t)k->kv_heads * k->dim;
-          double w = p[j - first] / sum, dp = 0;
-          for (int c = 0; c < k->dim; c++) dp += d[c] * k->qkv[value + c];
+        for (int j = 0; j < keys; j++) {
+          const double *key = key_at(k, first, j, kv), *value = key_at(k, first, j, k->kv_heads + kv);
+          double *dkey = j < k->prefix_len ? dprefix + (key - k->prefix) : dqkv + (key - k->qkv);
+          double w = p[j] / sum, dp = 0;
+          for (int c = 0; c < k->dim; c++) dp += d[c] * value[c];
           double ds = w * (dp - delta) / sqrt(k->dim);
           for (int c = 0; c < k->dim; c++) {
-            dqkv[value + c] += w * d[c];
-            dqkv[key + c] += ds * q[c];
-            dqkv[(size_t)t * stride + h * k->dim + c] += ds * k->qkv[key + c];
+            dkey[k->kv_heads * k->dim + c] += w * d[c];
+            dkey[c] += ds * q[c];
+            dqkv[(size_t)t * stride + h * k->dim + c] += ds * key[c];
           }
         }
       }
@@ -163,8 +185,84 @@ static void lengths_at_the_edges_of_the_blocks_match(void **state) {
   check_case(&c, &k, 2e-5);
   size_t all = (size_t)k.tokens * 4 * k.dim;
   double *dqkv = NEW(&c.arena, double, all);
-  reference_gradient(&k, dqkv);
+  reference_gradient(&k, dqkv, NULL);
   check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
+  check_end(&c);
+}
+
+static void a_prefix_stands_before_every_sequence(void **state) {
+  (void)state;
+  static const int dims[] = {1, 7, 16, 32}, kv[] = {1, 2, 3}, groups[] = {1, 2};
+  Check c;
+  check_begin(&c, "attention prefix");
+  for (int round = 0; round < 12; round++) {
+    int lengths[8], count = check_size(&c, 1, 6);
+    for (int i = 0; i < count; i++) lengths[i] = check_size(&c, 0, 1) ? check_size(&c, 0, 37) : i % 3;
+    int kv_heads = kv[check_size(&c, 0, 2)];
+    Case k = make_case(&c, lengths, count, kv_heads * groups[check_size(&c, 0, 1)], kv_heads,
+                       dims[check_size(&c, 0, 3)], 1.5);
+    add_prefix(&c, &k, round ? check_size(&c, 1, 21) : 1, 1.5);
+    check_case(&c, &k, 2e-5);
+    check_gradient(&c, "dqkv", reference_loss, &k, k.qkv, k.dqkv,
+                   (size_t)k.tokens * (k.heads + 2 * k.kv_heads) * k.dim, 2e-4);
+    check_gradient(&c, "dprefix", reference_loss, &k, k.prefix, k.dprefix, prefix_count(&k), 2e-4);
+  }
+  check_end(&c);
+}
+
+/* 40 sequences, so that a slice of the batch has several, and blocks of 192 keys that begin anywhere in a
+ * block of 48 queries. */
+static void prefixes_of_every_length_match_at_the_edges_of_the_blocks(void **state) {
+  (void)state;
+  static const int prefixes[] = {1, 47, 48, 63, 64, 100, 191, 192, 193};
+  Check c;
+  check_begin(&c, "attention prefix edges");
+  for (int i = 0; i < 9; i++) {
+    int lengths[40] = {i % 2 ? 47 : 193, 0, 49, 1};
+    for (int b = 4; b < 40; b++) lengths[b] = b % 4;
+    Case k = make_case(&c, lengths, 40, 2, 1, 8, 2);
+    add_prefix(&c, &k, prefixes[i], 2);
+    for (size_t j = 0; j < prefix_count(&k); j++) k.dprefix[j] = 1; /* what is added to */
+    check_case(&c, &k, 2e-5);
+    size_t all = (size_t)k.tokens * 4 * k.dim;
+    double *dqkv = NEW(&c.arena, double, all), *dprefix = NEW(&c.arena, double, prefix_count(&k));
+    for (size_t j = 0; j < prefix_count(&k); j++) dprefix[j] = 1;
+    reference_gradient(&k, dqkv, dprefix);
+    check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
+    check_close(&c, "dprefix", k.dprefix, dprefix, prefix_count(&k), 1e-4);
+  }
+  check_end(&c);
+}
+
+static void a_frozen_prefix_gets_no_gradient(void **state) {
+  (void)state;
+  static const int lengths[] = {30, 7, 64};
+  Check c;
+  check_begin(&c, "attention frozen prefix");
+  Case k = make_case(&c, lengths, 3, 4, 2, 16, 1);
+  add_prefix(&c, &k, 13, 1);
+  run(&k);
+  size_t all = (size_t)k.tokens * 8 * k.dim;
+  float *before = NEW(&c.arena, float, all);
+  memcpy(before, k.dqkv, all * sizeof *before);
+  k.dprefix = NULL;
+  run(&k);
+  check_same(&c, "dqkv", k.dqkv, before, all);
+  check_end(&c);
+}
+
+static void an_empty_batch_leaves_the_prefix_gradient(void **state) {
+  (void)state;
+  static const int lengths[] = {0, 0};
+  Check c;
+  check_begin(&c, "attention empty prefix");
+  for (int count = 0; count <= 2; count += 2) {
+    Case k = make_case(&c, lengths, count, 2, 1, 8, 1);
+    add_prefix(&c, &k, 5, 1);
+    k.dprefix[3] = 4;
+    run(&k);
+    for (size_t i = 0; i < prefix_count(&k); i++) assert_true(k.dprefix[i] == (i == 3 ? 4 : 0));
+  }
   check_end(&c);
 }
 
@@ -221,12 +319,19 @@ static void the_baseline_computes_the_same(void **state) {
   check_end(&c);
 }
 
+static void clear_prefix_gradient(void *context) {
+  Case *k = context;
+  memset(k->dprefix, 0, prefix_count(k) * sizeof *k->dprefix);
+}
+
 static void threads_change_no_bit(void **state) {
   (void)state;
   static const int lengths[] = {130, 1, 77, 300, 64};
   Check c;
   check_begin(&c, "attention threads");
   Case k = make_case(&c, lengths, 5, 4, 2, 32, 1);
+  add_prefix(&c, &k, 19, 1);
+  check_threads(&c, "dprefix", run, &k, clear_prefix_gradient, k.dprefix, prefix_count(&k));
   check_threads(&c, "out", run, &k, NULL, k.out, (size_t)k.tokens * 128);
   check_threads(&c, "lse", run, &k, NULL, k.lse, (size_t)k.tokens * 4);
   check_threads(&c, "dqkv", run, &k, NULL, k.dqkv, (size_t)k.tokens * 256);
@@ -242,6 +347,9 @@ typedef struct Decode {
 static Decode make_decode(Check *c, int heads, int kv_heads, int dim) {
   enum { POSTS = 5, MOST = 40, MAX_REPLY = 23 };
   int row = (heads + 2 * kv_heads) * dim, cache_row = 2 * kv_heads * dim, rows = 0;
+  int prefix_len = check_size(c, 0, 1) ? check_size(c, 1, 70) : 0;
+  float *prefix =
+      check_floats(c, check_doubles(c, (size_t)prefix_len * cache_row, 1), (size_t)prefix_len * cache_row);
   int32_t *cu = NEW(&c->arena, int32_t, POSTS + 1), *post = NEW(&c->arena, int32_t, MOST),
           *slot = check_permutation(c, MOST), *length = NEW(&c->arena, int32_t, MOST);
   for (int p = 0; p < POSTS; p++) {
@@ -270,6 +378,8 @@ static Decode make_decode(Check *c, int heads, int kv_heads, int dim) {
     b->kv_store(b, &store);
     b->attention(b, &(Attention){.sequences = {seq, 1, seq[1], seq[1]},
                                  .qkv = all,
+                                 .prefix = prefix,
+                                 .prefix_len = prefix_len,
                                  .out = out,
                                  .heads = heads,
                                  .kv_heads = kv_heads,
@@ -288,7 +398,9 @@ static Decode make_decode(Check *c, int heads, int kv_heads, int dim) {
                            heads,
                            kv_heads,
                            dim,
-                           check_output(c, (size_t)rows * heads * dim)};
+                           check_output(c, (size_t)rows * heads * dim),
+                           prefix,
+                           prefix_len};
   return d;
 }
 
@@ -329,6 +441,10 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(random_ragged_shapes_match_the_reference_and_its_gradients),
       cmocka_unit_test(lengths_at_the_edges_of_the_blocks_match),
+      cmocka_unit_test(a_prefix_stands_before_every_sequence),
+      cmocka_unit_test(prefixes_of_every_length_match_at_the_edges_of_the_blocks),
+      cmocka_unit_test(a_frozen_prefix_gets_no_gradient),
+      cmocka_unit_test(an_empty_batch_leaves_the_prefix_gradient),
       cmocka_unit_test(large_scores_give_no_nan),
       cmocka_unit_test(no_token_sees_a_later_one_or_another_sequence),
       cmocka_unit_test(threads_change_no_bit),

@@ -147,7 +147,7 @@ static void check_rope(Check *check, Rope op) {
   for (int r = 0; r < op.rows; r++)
     for (int h = 0; h < op.heads + op.kv_heads; h++)
       for (int i = 0; i < half; i++) {
-        double angle = op.positions[r] * scaled(&op.scaling, pow((double)op.theta, -2.0 * i / op.head_dim));
+        double angle = (op.first_position + op.positions[r]) * scaled(&op.scaling, pow((double)op.theta, -2.0 * i / op.head_dim));
         if (op.inverse) angle = -angle;
         size_t a = r * stride + (size_t)h * op.head_dim + i, b = a + half;
         want[a] = before[a] * cos(angle) - before[b] * sin(angle);
@@ -171,6 +171,7 @@ static void rope_turns_queries_and_keys_but_not_values(void **state) {
     /* few positions for many rows (a batch), or large ones for few rows (a decode step) */
     int32_t *positions = random_indices(&check, rows, i % 2 ? 20 : 5000);
     Rope op = {.positions = positions,
+               .first_position = i % 3 * 11,
                .rows = rows,
                .heads = kv_heads * check_size(&check, 1, 3),
                .kv_heads = kv_heads,

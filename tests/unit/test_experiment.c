@@ -76,6 +76,9 @@ static const struct {
      "e.json:2:5: unknown key \"ppo.lamda\"; did you mean \"ppo.lambda\"?"},
     {"{" SYNTH ", \"ppo\": {\"kl\": {\"ceof\": 1}}}",
      "e.json:1:40: unknown key \"ppo.kl.ceof\"; did you mean \"ppo.kl.coef\"?"},
+    {"{" SYNTH ", \"a\\n\\u001b[1m\": 8}",
+     "e.json:1:25: unknown key \"a\\x0A\\x1B[1m\"; use one of: $schema, extends, name, preset, seed, device, "
+     "data, tokenizer, model, adapter, sft, reward, ppo, evaluate, memory, gates, checkpoint, ablate"},
     {"{" SYNTH ", \"minibatch\": 8}",
      "e.json:1:25: unknown key \"minibatch\"; did you mean \"ppo.minibatch\"?"},
     {"{" SYNTH ", \"model\": {\"xyzzyxyzzy\": 1}}",

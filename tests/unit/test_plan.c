@@ -204,6 +204,50 @@ static void a_file_counts_by_its_content_not_by_its_name(void **state) {
                    BIT(STAGE_EVALUATE_SFT) | BIT(STAGE_EVALUATE_PPO));
 }
 
+/* The key of the tokenizer stage. */
+static void tokenizer_key(const char *path, char key[33]) {
+  char text[512];
+  Made made;
+  snprintf(text, sizeof text, "{" FILES ", \"tokenizer\": {\"path\": \"%s\"}}", path);
+  make(&made, text);
+  memcpy(key, made.plan.stages[made.plan.of_run[0][STAGE_TOKENIZER]].key, 33);
+  unmake(&made);
+}
+
+static void every_file_of_a_tokenizer_counts_and_no_other(void **state) {
+  (void)state;
+  static const char *const folders[] = {"pair", "lines", "json"};
+  const struct {
+    const char *path, *file;
+    bool counts;
+  } rows[] = {{"pair/vocab.json", "pair/vocab.json", true},
+              {"pair/vocab.json", "pair/merges.txt", true},
+              {"pair/vocab.json", "pair/tokenizer_config.json", true},
+              {"pair", "pair/merges.txt", true},
+              {"lines", "lines/vocab.txt", true},
+              {"lines/vocab.txt", "lines/tokenizer_config.json", true},
+              {"json", "json/tokenizer.json", true},
+              {"json/tokenizer.json", "json/tokenizer_config.json", true},
+              {"json/tokenizer.json", "json/merges.txt", false}};
+  Arena arena = {0};
+  for (int i = 0; i < 3; i++) assert_int_equal(make_folders(in_folder(&arena, folders[i])), OK);
+  arena_free(&arena);
+  int count = sizeof rows / sizeof *rows;
+  for (int i = 0; i < count; i++) put_file(rows[i].file, "first\n");
+  for (int i = 0; i < count; i++) {
+    char before[33], changed_key[33], after[33];
+    tokenizer_key(rows[i].path, before);
+    put_file(rows[i].file, "second\n");
+    tokenizer_key(rows[i].path, changed_key);
+    put_file(rows[i].file, "first\n");
+    tokenizer_key(rows[i].path, after);
+    assert_string_equal(before, after);
+    if ((strcmp(before, changed_key) != 0) != rows[i].counts)
+      fail_msg("%s: %s should %sbe part of the key", rows[i].path, rows[i].file,
+               rows[i].counts ? "" : "not ");
+  }
+}
+
 static void the_synthetic_world_stands_for_its_files(void **state) {
   (void)state;
 #define WORLD(flip) "{\"device\": \"cpu\", \"data\": {\"synth\": {\"flip\": " flip "}}}"
@@ -523,6 +567,7 @@ int main(void) {
       cmocka_unit_test_setup(a_setting_changes_the_keys_of_its_stage_and_of_those_after_it, fresh),
       cmocka_unit_test_setup(one_byte_of_a_data_file_changes_the_keys_of_its_readers, fresh),
       cmocka_unit_test_setup(a_file_counts_by_its_content_not_by_its_name, fresh),
+      cmocka_unit_test_setup(every_file_of_a_tokenizer_counts_and_no_other, fresh),
       cmocka_unit_test_setup(the_synthetic_world_stands_for_its_files, fresh),
       cmocka_unit_test_setup(arms_share_what_they_do_not_change, fresh),
       cmocka_unit_test_setup(the_backend_is_part_of_keys_that_depend_on_it, fresh),

@@ -1,0 +1,112 @@
+/* cuda/attention_backward_hopper.cu, and the long rows' second kernel, on the emulator against double
+ * precision and against the portable kernels. On a GPU without compute capability 9.0 there is nothing to
+ * test. */
+#include "attention_prefix_reference.h"
+
+/* What the backward pass is given: out and lse of the forward pass, a gradient, and room for the result. */
+struct BackwardCase : PrefixCase {
+  BackwardCase(const PrefixShape &of, uint32_t test_case)
+      : PrefixCase(of, test_case),
+        out(tokens * out_width),
+        dout(random.normals(tokens * out_width)),
+        dqkv(tokens * width),
+        lse(tokens * static_cast<size_t>(of.heads)) {
+    std::vector<double> exact_out, exact_lse;
+    forward(&exact_out, &exact_lse);
+    for (size_t i = 0; i < exact_out.size(); i++) out[i] = to_bf16(static_cast<float>(exact_out[i]));
+    for (size_t i = 0; i < exact_lse.size(); i++) lse[i] = static_cast<float>(exact_lse[i]);
+  }
+
+  void run() {
+    dqkv.poison();
+    AttentionBackward op = {};
+    op.sequences = sequences();
+    op.qkv = qkv.get();
+    op.out = out.get();
+    op.dout = dout.get();
+    op.lse = lse.get();
+    op.dqkv = dqkv.get();
+    op.heads = shape.heads;
+    op.kv_heads = shape.kv_heads;
+    op.head_dim = shape.head_dim;
+    cuda_attention_backward(emulator_backend(), &op);
+  }
+
+  DeviceArray<bf16> out, dout, dqkv;
+  DeviceArray<float> lse;
+};
+
+static void check(const PrefixShape &shape, uint32_t test_case) {
+  if (!cuda_state(emulator_backend())->hopper) skip();
+  BackwardCase c(shape, test_case);
+  std::vector<double> want = c.backward(c.dout);
+  std::vector<bf16> first;
+  /* Sums of products of numbers of size 1, each factor rounded to bf16. */
+  double absolute = 0.02 * sqrt(static_cast<double>(shape.heads / shape.kv_heads));
+  FOR_EACH_SCHEDULE {
+    c.run();
+    expect_close("dqkv", c.dqkv.get(), want, 0.015, absolute);
+    if (first.empty()) first.assign(c.dqkv.get(), c.dqkv.get() + c.dqkv.count());
+    expect_same_bits("dqkv", c.dqkv.get(), first);
+  }
+}
+
+static void one_tile_covers_short_rows(void **) {
+  check({{0, 1, 2, 63, 64, 65}, 1, 1, 64, 0}, 0);
+  check({{127, 128, 129, 31}, 1, 1, 64, 0}, 1);
+  check({{160, 191, 192}, 1, 1, 64, 0}, 2);
+  check({{1, 63, 64, 65, 0, 127, 128}, 1, 1, 128, 0}, 3);
+}
+
+static void ragged_rows_do_not_touch_each_other(void **) {
+  TestRandom random(30);
+  for (uint32_t i = 0; i < 2; i++) {
+    std::vector<int> lengths;
+    for (int b = 0; b < 6; b++) lengths.push_back(random.below(i ? 129 : 193));
+    check({lengths, 2, 2, i ? 128 : 64, 0}, 31 + i);
+  }
+}
+
+static void shared_key_heads_sum_over_their_group(void **) {
+  check({{70, 131}, 6, 2, 64, 0}, 40);
+  check({{33, 100}, 4, 1, 128, 0}, 41);
+}
+
+static void long_rows_take_two_kernels(void **) {
+  check({{193, 5}, 1, 1, 64, 0}, 50);
+  check({{400}, 2, 1, 64, 0}, 51);
+  check({{129, 1, 0, 257}, 1, 1, 128, 0}, 52);
+}
+
+static void both_kernels_compute_the_same(void **) {
+  CudaState *state = cuda_state(emulator_backend());
+  if (!state->hopper) skip();
+  const int widths[] = {64, 128};
+  for (int d : widths) {
+    BackwardCase c({{100, 1, 77}, 2, 1, d, 0}, static_cast<uint32_t>(60 + d));
+    c.run();
+    std::vector<double> hopper;
+    for (size_t i = 0; i < c.dqkv.count(); i++) hopper.push_back(number(c.dqkv[i]));
+    state->hopper = false;
+    c.run();
+    state->hopper = true;
+    expect_close("dqkv", c.dqkv.get(), hopper, 0.015, 0.03);
+  }
+}
+
+static void an_empty_batch_does_nothing(void **) {
+  check({{}, 2, 2, 64, 0}, 80);
+  check({{0, 0}, 2, 2, 128, 0}, 81);
+}
+
+int main() {
+  const CMUnitTest tests[] = {
+      cmocka_unit_test(one_tile_covers_short_rows),
+      cmocka_unit_test(ragged_rows_do_not_touch_each_other),
+      cmocka_unit_test(shared_key_heads_sum_over_their_group),
+      cmocka_unit_test(long_rows_take_two_kernels),
+      cmocka_unit_test(both_kernels_compute_the_same),
+      cmocka_unit_test(an_empty_batch_does_nothing),
+  };
+  return cmocka_run_group_tests(tests, nullptr, nullptr);
+}
