@@ -2,7 +2,7 @@
  * library is opened at run time, like cuBLASLt: a run of one process needs none.
  *
  * They run on a stream of their own, beside the backward pass: a collective waits for what the main stream had to
- * do when it was started, and the main stream, at wait, for all collectives. The host never waits here; a thread
+ * do when it was started, and the main stream, at wait, for those up to a ticket. The host never waits here; a thread
  * watches instead. It ends the process, and with it the job, when NCCL reports an error (a rank or a network that
  * is gone) or when nothing moves for too long. */
 #include <cuda_runtime.h>
@@ -30,6 +30,7 @@ extern "C" {
 
 namespace {
 
+const int tickets = 256; /* beyond so many under way a wait is for a later one, which is right, too */
 const double hang_seconds = 1800; /* a checkpoint of a large model takes minutes, during which the others wait */
 const auto look_every = std::chrono::milliseconds(500);
 
@@ -51,9 +52,10 @@ struct NcclGroup {
   ncclComm_t ranks;
   Collectives table;
   cudaStream_t stream;
-  cudaEvent_t ready, done;
+  cudaEvent_t ready;
+  cudaEvent_t done[tickets]; /* after the collective whose ticket leaves this remainder, and all before it */
   int device;
-  std::atomic<long> waits; /* how many times done was recorded */
+  std::atomic<int64_t> started; /* the last ticket */
   std::atomic<bool> closing;
   std::thread watch;
 };
@@ -96,7 +98,7 @@ void end_process(const char *problem) {
 void watch_group(NcclGroup *group) {
   typedef std::chrono::steady_clock Clock;
   Clock::time_point moved = Clock::now();
-  long seen = 0;
+  int64_t seen = 0;
   cudaSetDevice(group->device);
   while (!group->closing) {
     std::this_thread::sleep_for(look_every);
@@ -104,9 +106,9 @@ void watch_group(NcclGroup *group) {
     if (group->nccl.async_error(group->ranks, &error) == ncclSuccess && error != ncclSuccess &&
         error != ncclInProgress && !group->closing)
       end_process(group->nccl.error_string(error));
-    long waits = group->waits;
-    if (waits != seen || cudaEventQuery(group->done) == cudaSuccess) moved = Clock::now();
-    seen = waits;
+    int64_t started = group->started;
+    if (started != seen || cudaEventQuery(group->done[started % tickets]) == cudaSuccess) moved = Clock::now();
+    seen = started;
     if (std::chrono::duration<double>(Clock::now() - moved).count() > hang_seconds)
       end_process("a collective has not ended for 30 minutes: a rank hangs or is gone");
   }
@@ -122,6 +124,15 @@ void check_nccl(Backend *backend, ncclResult_t result, const char *what) {
   if (result != ncclSuccess) cuda_note(cuda_state(backend), cudaErrorUnknown, what);
 }
 
+/* A ticket for what was just given to the side stream. */
+int64_t ticket(Backend *backend) {
+  NcclGroup *group = group_of(backend);
+  int64_t number = group->started + 1;
+  check(backend, cudaEventRecord(group->done[number % tickets], group->stream));
+  group->started = number;
+  return number;
+}
+
 /* What the main stream has been given so far comes first. */
 void after_main(Backend *backend) {
   NcclGroup *group = group_of(backend);
@@ -129,30 +140,29 @@ void after_main(Backend *backend) {
   check(backend, cudaStreamWaitEvent(group->stream, group->ready, 0));
 }
 
-void reduce_scatter(Backend *backend, const void *all, void *part, size_t count) {
+int64_t reduce_scatter(Backend *backend, const void *all, void *part, size_t count) {
   NcclGroup *group = group_of(backend);
   after_main(backend);
   check_nccl(backend,
              group->nccl.reduce_scatter(all, part, count, ncclBfloat16, ncclSum, group->ranks, group->stream),
              "NCCL's reduce-scatter");
+  return ticket(backend);
 }
 
-void all_gather(Backend *backend, const void *part, void *all, size_t count, DType type) {
+int64_t all_gather(Backend *backend, const void *part, void *all, size_t count, DType type) {
   NcclGroup *group = group_of(backend);
   after_main(backend);
   check_nccl(backend,
              group->nccl.all_gather(part, all, count, type == BF16 ? ncclBfloat16 : ncclFloat32, group->ranks,
                                     group->stream),
              "NCCL's all-gather");
+  return ticket(backend);
 }
 
 void progress(Backend *) {} /* the GPU moves them on */
 
-void wait(Backend *backend) {
-  NcclGroup *group = group_of(backend);
-  check(backend, cudaEventRecord(group->done, group->stream));
-  check(backend, cudaStreamWaitEvent(cuda_state(backend)->stream, group->done, 0));
-  group->waits++;
+void wait(Backend *backend, int64_t number) {
+  check(backend, cudaStreamWaitEvent(cuda_state(backend)->stream, group_of(backend)->done[number % tickets], 0));
 }
 
 /* ---- joining and leaving ---- */
@@ -164,7 +174,8 @@ cudaError_t make_streams(NcclGroup *group) {
   /* First in line: what is to be sent holds up the other ranks. */
   if (error == cudaSuccess) error = cudaStreamCreateWithPriority(&group->stream, cudaStreamNonBlocking, most);
   if (error == cudaSuccess) error = cudaEventCreateWithFlags(&group->ready, cudaEventDisableTiming);
-  if (error == cudaSuccess) error = cudaEventCreateWithFlags(&group->done, cudaEventDisableTiming);
+  for (int i = 0; i < tickets && error == cudaSuccess; i++)
+    error = cudaEventCreateWithFlags(&group->done[i], cudaEventDisableTiming);
   return error;
 }
 
@@ -208,7 +219,8 @@ void cuda_leave(CudaState *state) {
   if (group->watch.joinable()) group->watch.join();
   if (group->stream) cudaStreamSynchronize(group->stream);
   if (group->ranks) group->nccl.destroy(group->ranks);
-  for (cudaEvent_t event : {group->ready, group->done})
+  if (group->ready) cudaEventDestroy(group->ready);
+  for (cudaEvent_t event : group->done)
     if (event) cudaEventDestroy(event);
   if (group->stream) cudaStreamDestroy(group->stream);
   delete group;

@@ -437,15 +437,15 @@ typedef struct AdamW {
 
 /* Sums and copies between the ranks of a job (base/comm.h), in a backend's memory. They run beside its other
  * operations: a buffer must be complete when its collective is started, and neither it nor the result may be
- * used before wait. Every rank starts the same ones in the same order. */
+ * used before wait. Every rank starts the same ones in the same order. Starting gives a ticket, 1, 2, 3 and so on. */
 typedef struct Collectives {
   int rank, size;
   /* part [count] = this rank's part of the sum of all [size, count], in the storage type */
-  void (*reduce_scatter)(Backend *, const void *all, void *part, size_t count);
+  int64_t (*reduce_scatter)(Backend *, const void *all, void *part, size_t count);
   /* all [size, count] = the ranks' parts [count], one after the other */
-  void (*all_gather)(Backend *, const void *part, void *all, size_t count, DType type);
-  void (*progress)(Backend *); /* moves them on where nothing else does; cheap */
-  void (*wait)(Backend *);     /* operations after it see the results */
+  int64_t (*all_gather)(Backend *, const void *part, void *all, size_t count, DType type);
+  void (*progress)(Backend *);             /* moves them on where nothing else does; cheap */
+  void (*wait)(Backend *, int64_t ticket); /* operations after it see the results up to that ticket's */
 } Collectives;
 
 struct Backend {

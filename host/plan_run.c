@@ -132,6 +132,10 @@ static Status open_device(const char *device, Backend **backend) {
   }
   TRY(backend_open(device, backend));
   if (!comm.transport) return OK;
+  int64_t storage = (*backend)->storage, most = comm_most(storage), least = -comm_most(-storage);
+  if (most != least)
+    return fail(INVALID, "device \"%s\": the ranks found different kinds of devices; use --device cpu or cuda",
+                device);
   if ((*backend)->join) return (*backend)->join(*backend);
   return fail(INVALID, "device \"%s\" cannot be used by several ranks", device);
 }

@@ -296,9 +296,11 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
   Backend *backend = decoder->parameters->backend;
   const DecoderConfig *c = &decoder->config;
   int rows = input->sequences.tokens;
+  parameters_ready(decoder->parameters, BUCKET_AT_END);
   decoder_embed(decoder, input->tokens, input->positions, rows, activations->layer[0].x1);
   for (int i = 0; i < c->layers; i++) {
     LayerActivations *a = &activations->layer[i];
+    parameters_ready(decoder->parameters, i);
     const void *x = i ? activations->layer[i - 1].x2 : a->x1;
     decoder_before_attention(decoder, i, a, x, i ? activations->branch : NULL, input->positions,
                              input->dropout, rows);
@@ -312,6 +314,7 @@ void decoder_forward(const Decoder *decoder, Activations *activations, const Dec
     attention(decoder, i, a, &input->sequences);
     decoder_after_attention(decoder, i, a, activations->branch, input->dropout, rows);
   }
+  parameters_ready(decoder->parameters, BUCKET_AT_ONCE); /* vocabulary and heads, which come next */
 }
 
 /* ---- backward ---- */

@@ -83,10 +83,13 @@ typedef struct ParameterSlices {
 ParameterSlices parameters_own(const Parameters *parameters);
 /* One optimizer step of a model in shards; without shards none of these does anything. layer_done comes from
  * the backward pass, once a layer in descending order and one backward pass a step; reduce completes what it
- * started: grads of parameters_own. gather copies the updated slices into all ranks' weights. */
+ * started: grads of parameters_own. gather starts to copy the updated slices into all ranks' weights; ready waits
+ * for those of a layer and of all before it (BUCKET_AT_END: all outside the layers but the vocabulary,
+ * BUCKET_AT_ONCE: everything): a forward pass calls it, and everything else that reads weights comes after one. */
 void parameters_layer_done(Parameters *parameters, int layer);
 void parameters_reduce(Parameters *parameters);
 void parameters_gather(Parameters *parameters);
+void parameters_ready(const Parameters *parameters, int layer);
 /* The norm of all gradients, over the ranks' slices, into norm. */
 void parameters_norm(Parameters *parameters);
 

@@ -53,6 +53,7 @@ Status parameters_allocate_shards(Parameters *parameters) {
 void parameters_free_shards(Parameters *parameters) {
   Shards *shards = &parameters->shards;
   Backend *backend = parameters->backend;
+  parameters_ready(parameters, BUCKET_AT_ONCE);
   void *memory[] = {shards->grads, shards->norms, shards->copy == parameters->master ? NULL : shards->copy};
   for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
     if (memory[i]) backend->free(backend, memory[i]);
@@ -124,9 +125,9 @@ static double sent(const Shards *shards, size_t bytes) {
 static void start(Parameters *parameters, Bucket *bucket) {
   Backend *backend = parameters->backend;
   size_t element = dtype_bytes(backend->storage), length = bucket->end - bucket->begin;
-  backend->collectives->reduce_scatter(backend, (char *)parameters->grads + bucket->begin * element,
-                                       (char *)parameters->shards.grads + bucket->at * element,
-                                       length / (size_t)parameters->shards.size);
+  parameters->shards.reduced = backend->collectives->reduce_scatter(
+      backend, (char *)parameters->grads + bucket->begin * element,
+      (char *)parameters->shards.grads + bucket->at * element, length / (size_t)parameters->shards.size);
   bucket->started = true;
   comm.moved += sent(&parameters->shards, length * element);
 }
@@ -144,7 +145,7 @@ void parameters_reduce(Parameters *parameters) {
   Backend *backend = parameters->backend;
   if (!shards->size) return;
   parameters_layer_done(parameters, BUCKET_AT_END);
-  backend->collectives->wait(backend);
+  backend->collectives->wait(backend, shards->reduced);
   for (int b = 0; b < shards->count; b++) shards->bucket[b].started = false;
 }
 
@@ -155,25 +156,41 @@ void parameters_norm(Parameters *parameters) {
   float *norm = shards->size ? shards->norms : parameters->norm;
   backend->grad_norm(backend, &(GradNorm){.grad = own.grads, .count = own.total, .norm = norm});
   if (!shards->size) return;
-  backend->collectives->all_gather(backend, norm, shards->norms + 1, 1, F32);
-  backend->collectives->wait(backend);
+  int64_t ticket = backend->collectives->all_gather(backend, norm, shards->norms + 1, 1, F32);
+  backend->collectives->wait(backend, ticket);
   backend->grad_norm(backend, &(GradNorm){.grad = own.grads,
                                           .others = shards->norms + 1,
                                           .other_count = shards->size,
                                           .norm = parameters->norm});
 }
 
+static void gather(Parameters *parameters, Bucket *bucket) {
+  Backend *backend = parameters->backend;
+  const Shards *shards = &parameters->shards;
+  size_t element = dtype_bytes(backend->storage), length = bucket->end - bucket->begin;
+  bucket->ticket = backend->collectives->all_gather(backend, (char *)shards->copy + bucket->at * element,
+                                                    (char *)parameters->weights + bucket->begin * element,
+                                                    length / (size_t)shards->size, backend->storage);
+  comm.moved += sent(shards, length * element);
+}
+
+/* In the order in which the forward pass needs them. */
 void parameters_gather(Parameters *parameters) {
   Shards *shards = &parameters->shards;
+  for (int outside = 1; outside >= 0; outside--)
+    for (int b = 0; b < shards->count; b++)
+      if ((shards->bucket[b].layer == BUCKET_AT_END) == outside) gather(parameters, &shards->bucket[b]);
+}
+
+void parameters_ready(const Parameters *parameters, int layer) {
+  const Shards *shards = &parameters->shards;
   Backend *backend = parameters->backend;
-  if (!shards->size) return;
-  size_t element = dtype_bytes(backend->storage);
+  int64_t last = 0;
   for (int b = 0; b < shards->count; b++) {
-    const Bucket *bucket = &shards->bucket[b];
-    backend->collectives->all_gather(backend, (char *)shards->copy + bucket->at * element,
-                                     (char *)parameters->weights + bucket->begin * element,
-                                     (bucket->end - bucket->begin) / (size_t)shards->size, backend->storage);
-    comm.moved += sent(shards, (bucket->end - bucket->begin) * element);
+    Bucket *bucket = &shards->bucket[b];
+    if (!bucket->ticket || bucket->layer > layer) continue;
+    if (bucket->ticket > last) last = bucket->ticket;
+    bucket->ticket = 0;
   }
-  backend->collectives->wait(backend);
+  if (last) backend->collectives->wait(backend, last);
 }

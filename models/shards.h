@@ -2,7 +2,8 @@
  * gradients of all, but keeps fp32 weights and Adam's moments only of its own slices. The arena of the
  * parameters is cut into buckets, each into one slice a rank. A bucket's gradients are summed into the slices
  * as soon as the backward pass has completed them, beside the rest of it; a rank updates its slices; the
- * updated weights are copied to all. */
+ * updated weights are copied to all, bucket by bucket, beside the next forward pass, which waits for each
+ * where it needs it. */
 #ifndef POPALM_MODELS_SHARDS_H
 #define POPALM_MODELS_SHARDS_H
 
@@ -17,7 +18,8 @@ typedef struct Bucket {
   int layer; /* complete after the backward pass of this layer, BUCKET_AT_END after the last, BUCKET_AT_ONCE
                 before the first */
   size_t at; /* where this rank's slice of it stands in the shard */
-  bool started;
+  bool started;   /* its gradients are on their way */
+  int64_t ticket; /* of its weights on their way, or 0 */
 } Bucket;
 
 typedef struct Shards {
@@ -28,6 +30,7 @@ typedef struct Shards {
   size_t decay_total; /* those of them that decay come first */
   void *grads;        /* [total] storage type, sums over the ranks */
   void *copy;         /* [total] storage type, updated weights; the master weights themselves in fp32 */
+  int64_t reduced;    /* ticket of the last sum that was started */
   float *norms;       /* [1 + size] of the shard's gradients; of each rank's */
   Arena memory;
 } Shards;

@@ -125,7 +125,7 @@ void comm_collect(void *all, const void *part, size_t bytes) {
 
 void comm_barrier(void) { TIMED(barrier()); }
 
-void comm_wait(void) { TIMED(wait()); }
+void comm_wait(int64_t number) { TIMED(wait(number)); }
 
 void comm_parts(int count, int *first) {
   for (int r = 0; r <= comm.size; r++) first[r] = (int)((int64_t)count * r / comm.size);

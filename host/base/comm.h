@@ -24,11 +24,12 @@ typedef struct Transport {
   void (*broadcast)(void *data, size_t bytes);                              /* from rank 0 */
   void (*all_gather)(void *items, size_t item_bytes, const int *first);
   void (*collect)(void *all, const void *part, size_t bytes);
-  /* These two only start; all of them are done after wait. progress moves them on. */
-  void (*start_reduce_scatter)(const float *all, float *part, size_t count);
-  void (*start_all_gather)(const void *part, void *all, size_t bytes);
+  /* These two only start, and count as they do: 1, 2, 3 ... Those up to a number are done after wait. progress moves
+   * them on. */
+  int64_t (*start_reduce_scatter)(const float *all, float *part, size_t count);
+  int64_t (*start_all_gather)(const void *part, void *all, size_t bytes);
   void (*progress)(void);
-  void (*wait)(void);
+  void (*wait)(int64_t number);
   void (*barrier)(void);
   void (*finish)(void);        /* orderly, all ranks together */
   void (*end_job)(int status); /* kills the other ranks and this one */
@@ -72,8 +73,8 @@ void comm_all_gather(void *items, size_t item_bytes, const int *first);
 /* Every rank's `bytes` of part, one after the other, into all of rank 0 (NULL at the others). */
 void comm_collect(void *all, const void *part, size_t bytes);
 void comm_barrier(void);
-/* Until all collectives that the transport has started are done. */
-void comm_wait(void);
+/* The transport's wait. */
+void comm_wait(int64_t number);
 
 /* Cuts count items into a contiguous part a rank whose sizes differ by one at most; first: [size+1]. */
 void comm_parts(int count, int *first);

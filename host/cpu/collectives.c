@@ -3,14 +3,14 @@
 #include "base/comm.h"
 #include "cpu/cpu.h"
 
-static void reduce_scatter(Backend *backend, const void *all, void *part, size_t count) {
+static int64_t reduce_scatter(Backend *backend, const void *all, void *part, size_t count) {
   (void)backend;
-  comm.transport->start_reduce_scatter(all, part, count);
+  return comm.transport->start_reduce_scatter(all, part, count);
 }
 
-static void all_gather(Backend *backend, const void *part, void *all, size_t count, DType type) {
+static int64_t all_gather(Backend *backend, const void *part, void *all, size_t count, DType type) {
   (void)backend;
-  comm.transport->start_all_gather(part, all, count * dtype_bytes(type));
+  return comm.transport->start_all_gather(part, all, count * dtype_bytes(type));
 }
 
 static void progress(Backend *backend) {
@@ -18,9 +18,9 @@ static void progress(Backend *backend) {
   comm.transport->progress();
 }
 
-static void wait(Backend *backend) {
+static void wait(Backend *backend, int64_t ticket) {
   (void)backend;
-  comm_wait();
+  comm_wait(ticket);
 }
 
 Status cpu_join(Backend *backend) {

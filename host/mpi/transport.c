@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/comm.h"
@@ -17,8 +18,9 @@ static const size_t CHUNK = (size_t)1 << 30; /* MPI counts in int */
 const Transport *popalm_transport_open(char *problem, size_t length);
 
 static Transport transport;
-static MPI_Request *pending; /* of the started collectives */
+static MPI_Request *pending; /* of the started collectives, from number completed + 1 on */
 static int pending_count, pending_capacity;
+static int64_t completed;
 
 static void await_all(int count, MPI_Request *requests) {
   int done = 0;
@@ -113,16 +115,16 @@ static MPI_Request *next_request(void) {
   return &pending[pending_count++];
 }
 
-static void start_reduce_scatter(const float *all, float *part, size_t count) {
-  if (count == 0) return;
+static int64_t start_reduce_scatter(const float *all, float *part, size_t count) {
   MPI_Ireduce_scatter_block(all, part, (int)count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, next_request());
+  return completed + pending_count;
 }
 
-static void start_all_gather(const void *part, void *all, size_t bytes) {
-  if (bytes == 0) return;
+static int64_t start_all_gather(const void *part, void *all, size_t bytes) {
   MPI_Datatype word = bytes % 4 ? MPI_BYTE : MPI_FLOAT; /* counts of 4 GiB and more would not fit bytes */
   int count = (int)(bytes % 4 ? bytes : bytes / 4);
   MPI_Iallgather(part, count, word, all, count, word, MPI_COMM_WORLD, next_request());
+  return completed + pending_count;
 }
 
 static void progress(void) {
@@ -130,9 +132,13 @@ static void progress(void) {
   if (pending_count) MPI_Testall(pending_count, pending, &done, MPI_STATUSES_IGNORE);
 }
 
-static void wait_pending(void) {
-  await_all(pending_count, pending);
-  pending_count = 0;
+static void wait_until(int64_t number) {
+  int count = (int)(number - completed);
+  if (count <= 0) return;
+  await_all(count, pending);
+  pending_count -= count;
+  memmove(pending, pending + count, sizeof *pending * (size_t)pending_count);
+  completed = number;
 }
 
 static void barrier(void) {
@@ -171,7 +177,7 @@ const Transport *popalm_transport_open(char *problem, size_t length) {
                           .start_reduce_scatter = start_reduce_scatter,
                           .start_all_gather = start_all_gather,
                           .progress = progress,
-                          .wait = wait_pending,
+                          .wait = wait_until,
                           .barrier = barrier,
                           .finish = finish,
                           .end_job = end_job};

@@ -85,23 +85,24 @@ void record_free(Backend *, void *of) { delete static_cast<Recording *>(of); }
 
 /* ---- between ranks: over the transport of the host ---- */
 
-void reduce_scatter(Backend *, const void *all, void *part, size_t count) {
+int64_t reduce_scatter(Backend *, const void *all, void *part, size_t count) {
   size_t total = count * static_cast<size_t>(comm.size);
   const uint16_t *from = static_cast<const uint16_t *>(all);
   std::vector<float> wide(total), sum(count);
   for (size_t i = 0; i < total; i++) wide[i] = bf16_to_float(from[i]);
-  comm.transport->start_reduce_scatter(wide.data(), sum.data(), count);
-  comm.transport->wait();
+  int64_t ticket = comm.transport->start_reduce_scatter(wide.data(), sum.data(), count);
+  comm.transport->wait(ticket);
   for (size_t i = 0; i < count; i++) static_cast<uint16_t *>(part)[i] = float_to_bf16(sum[i]);
+  return ticket;
 }
 
-void all_gather(Backend *, const void *part, void *all, size_t count, DType type) {
-  comm.transport->start_all_gather(part, all, count * dtype_bytes(type));
+int64_t all_gather(Backend *, const void *part, void *all, size_t count, DType type) {
+  return comm.transport->start_all_gather(part, all, count * dtype_bytes(type));
 }
 
 void progress(Backend *) {}
 
-void wait(Backend *) { comm.transport->wait(); }
+void wait(Backend *, int64_t ticket) { comm.transport->wait(ticket); }
 
 Status join(Backend *backend) {
   static Collectives collectives;

@@ -30,9 +30,11 @@ STATES = 12          # fp32 weight and two moments
 
 
 class Shape:
-    def __init__(self, row):
+    def __init__(self, row, times=1):
+        """times: as many tokens a GPU as the row says."""
         (self.name, self.layers, hidden, mlp, gated, heads, kv, d, vocab, tied, positions, self.recompute,
          self.tokens) = row
+        self.tokens *= times
         self.layer = hidden * (heads + 2 * kv) * d + heads * d * hidden + (3 if gated else 2) * hidden * mlp
         self.table = vocab * hidden
         self.first = 0 if tied else self.table      # complete before the layers
@@ -59,9 +61,19 @@ def collective(elements, gpus, fp32=False):
     return elements * BYTES * (gpus - 1) / gpus / (link * LINK_REACHED) + LATENCY * hops
 
 
+def forward_pass(shape, gpus, seconds):
+    """Seconds until its end: updated weights arrive bucket by bucket, the tables first, and a layer waits for its own."""
+    arrived = now = collective(shape.last, gpus)
+    for _ in range(shape.layers):
+        arrived += collective(shape.layer, gpus)
+        now = max(now, arrived) + seconds / shape.layers
+    return max(now, arrived + (collective(shape.first, gpus) if shape.first else 0))
+
+
 def step(shape, gpus):
-    """Seconds of the parts of a step; collectives run one after the other beside the backward pass."""
+    """Seconds of the parts of a step; collectives run one after the other beside the passes."""
     forward, layer, head = shape.compute()
+    late = forward_pass(shape, gpus, forward) - forward if gpus > 1 else 0.0
     now, sent_until = forward + head, 0.0
     if shape.first:
         sent_until = now + layer + collective(shape.first, gpus)
@@ -74,11 +86,11 @@ def step(shape, gpus):
     optimizer = shape.parameters * (2 * STATES + 2 * BYTES + BYTES) / gpus / (MEMORY * MEMORY_REACHED)
     waits = now * IMBALANCE if gpus > 1 else 0.0
     return {"compute": now, "exposed": max(0.0, sent_until - now), "gather": gather, "optimizer": optimizer,
-            "imbalance": waits, "reduced": gather}
+            "imbalance": waits, "late": late}
 
 
 def total(parts):
-    return sum(parts[k] for k in ("compute", "exposed", "gather", "optimizer", "imbalance"))
+    return sum(parts[k] for k in ("compute", "exposed", "late", "optimizer", "imbalance"))
 
 
 def memory(shape, gpus):
@@ -97,16 +109,18 @@ def check():
 
 def main():
     bar = "--markdown" in sys.argv
-    columns = ["model", "GPUs", "tokens a step", "compute ms", "reduce ms", "of it exposed", "gather ms", "optimizer ms",
-               "efficiency", "GB a GPU"]
+    columns = ["model", "GPUs", "tokens a step", "compute ms", "each way ms", "reduce exposed", "gather exposed",
+               "optimizer ms", "efficiency", "same batch", "GB a GPU"]
     rows = []
-    for shape in map(Shape, SHAPES):
+    for row in SHAPES:
+        shape = Shape(row)
         alone = total(step(shape, 1))
         for gpus in (1, 8, 64):
             p = step(shape, gpus)
+            same = total(step(Shape(row, 8), 1)) / (gpus * total(step(Shape(row, 8 / gpus), gpus)))
             rows.append([shape.name, str(gpus), str(shape.tokens * gpus), f"{1e3 * p['compute']:.1f}",
-                         f"{1e3 * p['reduced']:.1f}", f"{1e3 * p['exposed']:.1f}", f"{1e3 * p['gather']:.1f}",
-                         f"{1e3 * p['optimizer']:.1f}", f"{100 * alone / total(p):.0f}%",
+                         f"{1e3 * p['gather']:.1f}", f"{1e3 * p['exposed']:.1f}", f"{1e3 * p['late']:.1f}",
+                         f"{1e3 * p['optimizer']:.1f}", f"{100 * alone / total(p):.0f}%", f"{100 * same:.0f}%",
                          f"{memory(shape, gpus) / 1e9:.1f}"])
     widths = [max(len(r[i]) for r in rows + [columns]) for i in range(len(columns))]
     for number, row in enumerate([columns] + rows):

@@ -30,16 +30,24 @@ spent() {
   awk 'NR == 2 { split($1, u, /[ms]/); split($2, s, /[ms]/); print 60 * (u[1] + s[1]) + u[2] + s[2] }' "$folder/times"
 }
 
-# measure NAME COMMAND...: seconds of the SFT stage and processor seconds of everything, into files.
+run_sft() {
+  "$@" run "$folder/scaling.json" --out "$folder/out" --until sft >"$folder/log" 2>&1 || { cat "$folder/log" >&2; exit 1; }
+}
+
+# measure NAME COMMAND...: seconds and processor seconds of the SFT stage, into files: those of the run less those of the
+# same run again, which finds the stage cached.
 measure() {
   name=$1
   shift
   rm -rf "$folder"/out/stages/sft-*
   spent >"$folder/before"
-  "$@" run "$folder/scaling.json" --out "$folder/out" --until sft >"$folder/log" 2>&1 || { cat "$folder/log" >&2; exit 1; }
+  run_sft "$@"
   spent >"$folder/after"
+  run_sft "$@"
+  spent >"$folder/again"
   sed -n 's/.*"seconds":[[:space:]]*\([0-9.]*\).*/\1/p' "$folder"/out/stages/sft-*/stage.json >>"$folder/$name.wall"
-  awk -v a="$(cat "$folder/before")" -v b="$(cat "$folder/after")" 'BEGIN { print b - a }' >>"$folder/$name.work"
+  awk -v a="$(cat "$folder/before")" -v b="$(cat "$folder/after")" -v c="$(cat "$folder/again")" \
+    'BEGIN { print (b - a) - (c - b) }' >>"$folder/$name.work"
 }
 
 for round in $(seq "$rounds"); do
