@@ -1,14 +1,14 @@
 /* Causal attention over packed ragged sequences, forward (Dao et al. 2022, Dao 2023: online softmax over
  * tiles of keys): S = q K^T / sqrt(d),  m_i = max_j S_ij,  l_i = sum_j exp(S_ij - m_i),  O_i = sum_j exp(S_ij
- * - m_i) V_j / l_i, lse_i = m_i + ln l_i,  j <= i
+ * - m_i) V_j / l_i, lse_i = m_i + ln l_i,  j <= i, and j over all of the prefix, which stands before
  *
- * Shapes: qkv [N, (Hq + 2 Hkv) d] bf16, out [N, Hq d] bf16, lse [Hq, N] fp32; query head h reads key-value
- * head h / (Hq / Hkv). A block takes 128 queries of one head, or 64 where no sequence is long, and goes over
- * the keys from the first to its diagonal in tiles: the next tile's K and V are copied (cp.async) while the
- * products of this one run on the tensor cores. P stays in registers between the two products. Key 0 is
- * visible to every query and comes first, so that the running maximum is finite from the first tile on; rows
- * beyond the sequence's end are computed on zeros and not written. Lower bound: 2 Hq d sum T^2 operations
- * (the causal half of 4 Hq d T^2), 4 d (Hq + Hkv) sum T bytes. */
+ * Shapes: qkv [N, (Hq + 2 Hkv) d] bf16, prefix [P, 2 Hkv d] bf16, out [N, Hq d] bf16, lse [Hq, N] fp32; query
+ * head h reads key-value head h / (Hq / Hkv). A block takes 128 queries of one head, or 64 where no sequence
+ * is long, and goes over the prefix's keys, then the keys from the first to its diagonal in tiles: the next
+ * tile's K and V are copied (cp.async) while the products of this one run on the tensor cores. P stays in
+ * registers between the two products. The first key is visible to every query, so that the running maximum is
+ * finite from the first tile on; rows beyond the sequence's end are computed on zeros and not written. Lower
+ * bound: 2 Hq d sum (T^2 + 2 P T) operations (the causal half of 4 Hq d T^2), 4 d (Hq + Hkv) sum T bytes. */
 #include "attention_tile.cuh"
 
 namespace {
@@ -36,8 +36,9 @@ struct Rows {
   float sum[row_tiles][2]; /* this thread's columns only */
 };
 
+/* Leaves each row the keys up to `last`, which is the first row's if causal: the next row sees one more. */
 template <int row_tiles, int columns>
-DEVICE void mask_future(float (&s)[row_tiles][columns][4], int first_row, int first_key) {
+DEVICE void mask_beyond(float (&s)[row_tiles][columns][4], int last, bool causal, int first_key) {
   int lane = lane_index();
 #pragma unroll
   for (int m = 0; m < row_tiles; m++)
@@ -45,8 +46,8 @@ DEVICE void mask_future(float (&s)[row_tiles][columns][4], int first_row, int fi
     for (int n = 0; n < columns; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        int row = first_row + m * 16 + i / 2 * 8 + lane / 4, key = first_key + n * 8 + lane % 4 * 2 + i % 2;
-        if (key > row) s[m][n][i] = -INFINITY;
+        int row = m * 16 + i / 2 * 8 + lane / 4, key = first_key + n * 8 + lane % 4 * 2 + i % 2;
+        if (key > (causal ? last + row : last)) s[m][n][i] = -INFINITY;
       }
 }
 
@@ -98,15 +99,13 @@ __global__ void __launch_bounds__(Forward<D, row_tiles>::threads, Forward<D, row
   int kv_head = place.head / (op.heads / op.kv_heads);
   const bf16 *sequence = static_cast<const bf16 *>(op.qkv) + static_cast<ptrdiff_t>(place.begin) * stride;
   const bf16 *q = sequence + static_cast<ptrdiff_t>(first_query) * stride + place.head * d;
-  const bf16 *k = sequence + (op.heads + kv_head) * d, *v = k + op.kv_heads * d;
 
   int key_end = first_query + F::queries < place.length ? first_query + F::queries : place.length;
-  int key_tiles = ceil_div(key_end, F::keys);
+  int prefix_tiles = ceil_div(op.prefix_len, F::keys), key_tiles = prefix_tiles + ceil_div(key_end, F::keys);
   int warp_row = warp_index() * row_tiles * 16, first_row = first_query + warp_row;
 
   load_tile<D, F::queries>(q_tile, q, stride, place.length - first_query, d);
-  load_tile<D, F::keys>(stages, k, stride, place.length, d);
-  load_tile<D, F::keys>(stages + F::key_bytes, v, stride, place.length, d);
+  load_keys<D, F::keys>(stages, op, place.begin, place.length, kv_head, 0, prefix_tiles);
   copy_async_commit();
 
   Rows<D, row_tiles> rows;
@@ -124,20 +123,19 @@ __global__ void __launch_bounds__(Forward<D, row_tiles>::threads, Forward<D, row
     copy_async_wait<0>();
     block_sync(); /* tile j is there for all, and nobody reads the stage of tile j - 1 any more */
     if (j + 1 < key_tiles) {
-      unsigned char *stage = stages + (j + 1) % 2 * F::stage_bytes;
-      int row = (j + 1) * F::keys;
-      ptrdiff_t offset = static_cast<ptrdiff_t>(row) * stride;
-      load_tile<D, F::keys>(stage, k + offset, stride, place.length - row, d);
-      load_tile<D, F::keys>(stage + F::key_bytes, v + offset, stride, place.length - row, d);
+      load_keys<D, F::keys>(stages + (j + 1) % 2 * F::stage_bytes, op, place.begin, place.length, kv_head,
+                            j + 1, prefix_tiles);
       copy_async_commit();
     }
-    int first_key = j * F::keys;
+    bool own = j >= prefix_tiles; /* keys of the sequence, not of the prefix */
+    int first_key = (own ? j - prefix_tiles : j) * F::keys;
+    int last = own ? first_row : op.prefix_len - 1; /* that the warp's first row sees */
     /* All in the future of this warp's rows, or no rows. */
-    if (first_key > first_row + row_tiles * 16 - 1 || first_row >= place.length) continue;
+    if ((own && first_key > last + row_tiles * 16 - 1) || first_row >= place.length) continue;
     const unsigned char *k_tile = stages + j % 2 * F::stage_bytes;
     float s[row_tiles][F::keys / 8][4] = {};
     multiply_transposed<D, row_tiles, F::keys>(s, q_tile, warp_row, k_tile);
-    if (first_key + F::keys - 1 > first_row) mask_future(s, first_row, first_key);
+    if (first_key + F::keys - 1 > last) mask_beyond(s, last, own, first_key);
     soften(rows, s, scale_log2);
     multiply_registers<D, row_tiles, F::keys>(rows.o, s, k_tile + F::key_bytes);
   }

@@ -1,17 +1,24 @@
 /* Causal attention over packed ragged sequences, backward (Dao 2023):
  *   P_ij = exp(S_ij - lse_i),  delta_i = sum_c dO_ic O_ic,  dP = dO V^T,  dS = P (dP - delta_i),
  *   dV_j = sum_i P_ij dO_i,  dK_j = sum_i dS_ij q_i / sqrt(d),  dq_i = sum_j dS_ij K_j / sqrt(d),
- *   dK and dV also summed over the query heads that share the key-value head.
+ *   dK and dV also summed over the query heads that share the key-value head, and those of the prefix, which
+ * every query sees, over all sequences.
  *
  * Shapes: qkv, dqkv [N, (Hq + 2 Hkv) d] bf16, out, dout [N, Hq d] bf16, lse [Hq, N] fp32, workspace delta
- * [Hq, N] fp32. Three launches, none with atomics, so that the bits never depend on the order of blocks:
+ * [Hq, N] fp32; prefix, dprefix [P, 2 Hkv d] bf16, workspace partial [slices, P, 2 Hkv d] fp32. Three
+ * launches, none with atomics, so that the bits never depend on the order of blocks; with a prefix that is
+ * trained, two more:
  *   1. delta.
  *   2. dK and dV: a block keeps 128 keys (64 where no sequence is long) and goes over the queries from
  * its diagonal to the end, for each head of its group. It computes the transposed S^T and dP^T, whose
  * registers feed dV and dK without passing shared memory.
- *   3. dq: a block keeps as many queries and goes over the keys as the forward pass does.
+ *   3. dq: a block keeps as many queries and goes over the keys as the forward pass does, the prefix's first.
+ *   4. The prefix: as 2, but its keys are nobody's future, so that the tokens of the batch are one long
+ * sequence. A block goes over a slice of them, and leaves its sums in fp32.
+ *   5. add_slices (slices.cu).
  * 2 and 3 both compute S and dP: 7 products instead of 5, the price of a fixed order without a second copy of
- * dq. Lower bound: 5 Hq d sum T^2 operations (7 as done here), (8 d (Hq + Hkv) + 12 d Hq) sum T bytes. */
+ * dq. Lower bound: 5 Hq d sum (T^2 + 2 P T) operations (7 as done here), (8 d (Hq + Hkv) + 12 d Hq) sum T
+ * bytes. */
 #include "attention_tile.cuh"
 
 namespace {
@@ -24,6 +31,7 @@ struct Backward {
   static const int key_blocks =
       (D == 32 ? 16 : 8) / warps; /* that are to fit on a multiprocessor by their registers */
   static const int query_blocks = (D == 32 ? 16 : D == 64 ? 12 : 8) / warps;
+  static const int prefix_blocks = (D == 32 ? 12 : 8) / warps;
   static const int own_bytes = own * D * 2, step_bytes = step * D * 2;
   static const int stage_bytes =
       2 * step_bytes + 2 * step * 4; /* two tiles, and lse and delta of the step's queries */
@@ -94,11 +102,11 @@ DEVICE void load_queries(unsigned char *stage, const View &view, int first, int 
 }
 
 /* From S^T (unscaled) and dP^T of 16 keys and a step of queries: P^T in s, dS^T in dp. */
-template <int columns>
+template <bool causal, int columns>
 DEVICE void soften_transposed(float (&s)[1][columns][4], float (&dp)[1][columns][4], const float *lse,
                               const float *delta, int first_key, int first_query, float scale_log2) {
   int lane = lane_index();
-  bool masked = first_query < first_key + 15;
+  bool masked = causal && first_query < first_key + 15;
 #pragma unroll
   for (int n = 0; n < columns; n++)
 #pragma unroll
@@ -111,6 +119,48 @@ DEVICE void soften_transposed(float (&s)[1][columns][4], float (&dp)[1][columns]
     }
 }
 
+/* The queries that a block's keys go over: steps first .. end-1 of the `a_head` steps that each head of the
+ * group takes from query `from` on. */
+struct Steps {
+  int first, end, a_head, from;
+};
+
+/* Sums dK (unscaled) and dV of a warp's 16 keys from first_key on, of `keys` that there are. The block's keys
+ * lie in k_tile and v_tile, or are on their way; place.begin and place.length are those of the queries. */
+template <bool causal, int D, int warps>
+DEVICE void sum_over_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4], const unsigned char *k_tile,
+                             const unsigned char *v_tile, unsigned char *stages, const AttentionBackward &op,
+                             const float *delta, const Place &place, const Steps &over, int first_key,
+                             int keys, float scale_log2) {
+  typedef Backward<D, warps> B;
+  int first_head = place.head * (op.heads / op.kv_heads), length = place.length;
+  View view = view_of(op, delta, place.begin, first_head + over.first / over.a_head);
+  load_queries<D, warps>(stages, view, over.from + over.first % over.a_head * B::step, length, op.head_dim);
+  copy_async_commit();
+  for (int j = over.first; j < over.end; j++) {
+    int stage = (j - over.first) % 2;
+    copy_async_wait<0>();
+    block_sync(); /* step j is there for all, and nobody reads the stage of step j - 1 any more */
+    if (j + 1 < over.end) {
+      View next = view_of(op, delta, place.begin, first_head + (j + 1) / over.a_head);
+      load_queries<D, warps>(stages + (1 - stage) * B::stage_bytes, next,
+                             over.from + (j + 1) % over.a_head * B::step, length, op.head_dim);
+      copy_async_commit();
+    }
+    int first_query = over.from + j % over.a_head * B::step;
+    /* This warp's keys are the future of all of these queries, or there are none. */
+    if ((causal && first_query + B::step - 1 < first_key) || first_key >= keys) continue;
+    const unsigned char *q_tile = stages + stage * B::stage_bytes, *dout_tile = q_tile + B::step_bytes;
+    const float *lse = reinterpret_cast<const float *>(q_tile + 2 * B::step_bytes);
+    float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
+    multiply_transposed<D, 1, B::step>(s, k_tile, warp_index() * 16, q_tile);
+    multiply_transposed<D, 1, B::step>(dp, v_tile, warp_index() * 16, dout_tile);
+    soften_transposed<causal>(s, dp, lse, lse + B::step, first_key, first_query, scale_log2);
+    multiply_registers<D, 1, B::step>(dv, s, dout_tile);
+    multiply_registers<D, 1, B::step>(dk, dp, q_tile);
+  }
+}
+
 template <int D, int warps>
 __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps>::key_blocks)
     attention_backward_keys(AttentionBackward op, const float *delta, int tiles, float scale) {
@@ -120,65 +170,84 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
   Place place = place_of(op.sequences, op.kv_heads, tiles, false);
   int tile_key = place.tile * B::own, first_key = tile_key + warp_index() * 16, length = place.length;
   if (tile_key >= length) return;
-  int group = op.heads / op.kv_heads, first_head = place.head * group;
-  View view = view_of(op, delta, place.begin, first_head);
+  int group = op.heads / op.kv_heads;
+  View view = view_of(op, delta, place.begin, place.head * group);
   ptrdiff_t own_row = tile_key;
   load_tile<D, B::own>(k_tile, view.k + own_row * view.stride, view.stride, length - tile_key, op.head_dim);
   load_tile<D, B::own>(v_tile, view.v + own_row * view.stride, view.stride, length - tile_key, op.head_dim);
-  load_queries<D, warps>(stages, view, tile_key, length, op.head_dim);
-  copy_async_commit();
 
   float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
-  int steps_a_head = ceil_div(length - tile_key, static_cast<int>(B::step)), steps = steps_a_head * group;
-  for (int j = 0; j < steps; j++) {
-    copy_async_wait<0>();
-    block_sync(); /* step j is there for all, and nobody reads the stage of step j - 1 any more */
-    if (j + 1 < steps) {
-      View next = view_of(op, delta, place.begin, first_head + (j + 1) / steps_a_head);
-      load_queries<D, warps>(stages + (j + 1) % 2 * B::stage_bytes, next,
-                             tile_key + (j + 1) % steps_a_head * B::step, length, op.head_dim);
-      copy_async_commit();
-    }
-    int first_query = tile_key + j % steps_a_head * B::step;
-    /* This warp's keys are the future of all of these queries, or there are none. */
-    if (first_query + B::step - 1 < first_key || first_key >= length) continue;
-    const unsigned char *q_tile = stages + j % 2 * B::stage_bytes, *dout_tile = q_tile + B::step_bytes;
-    const float *lse = reinterpret_cast<const float *>(q_tile + 2 * B::step_bytes);
-    float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
-    multiply_transposed<D, 1, B::step>(s, k_tile, warp_index() * 16, q_tile);
-    multiply_transposed<D, 1, B::step>(dp, v_tile, warp_index() * 16, dout_tile);
-    soften_transposed(s, dp, lse, lse + B::step, first_key, first_query, scale * log2_e);
-    multiply_registers<D, 1, B::step>(dv, s, dout_tile);
-    multiply_registers<D, 1, B::step>(dk, dp, q_tile);
-  }
+  int a_head = ceil_div(length - tile_key, static_cast<int>(B::step));
+  sum_over_queries<true, D, warps>(dk, dv, k_tile, v_tile, stages, op, delta, place,
+                                   {0, a_head * group, a_head, tile_key}, first_key, length, scale * log2_e);
   const float one[1][2] = {{1.0f, 1.0f}}, scales[1][2] = {{scale, scale}};
   store_rows<D, 1>(view.dk, view.stride, first_key, length, op.head_dim, dk, scales);
   store_rows<D, 1>(view.dv, view.stride, first_key, length, op.head_dim, dv, one);
 }
 
-/* From S (unscaled) and dP of 16 queries and a step of keys: dS in dp. */
+/* A warp's 16 rows of accumulators, times factor, as fp32: those of the rows from first_row on that are below
+ * rows. */
+template <int D>
+DEVICE void store_sums(float *to, int stride, int first_row, int rows, int head_dim,
+                       const float (&acc)[1][D / 8][4], float factor) {
+  int lane = lane_index();
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int row = first_row + half * 8 + lane / 4;
+    if (row >= rows) continue;
+#pragma unroll
+    for (int n = 0; n < D / 8; n++)
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        int column = n * 8 + lane % 4 * 2 + i;
+        if (column < head_dim)
+          to[static_cast<ptrdiff_t>(row) * stride + column] = acc[0][n][2 * half + i] * factor;
+      }
+  }
+}
+
+/* Blocks are numbered by slice, then by tile of the prefix, then by head. */
+template <int D, int warps>
+__global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps>::prefix_blocks)
+    attention_backward_prefix(AttentionBackward op, const float *delta, float *partial, int slices, int tiles,
+                              float scale) {
+  typedef Backward<D, warps> B;
+  DYNAMIC_SHARED(shared);
+  unsigned char *k_tile = shared, *v_tile = shared + B::own_bytes, *stages = shared + 2 * B::own_bytes;
+  int block = static_cast<int>(blockIdx.x), d = op.head_dim, stride = 2 * op.kv_heads * d;
+  int slice = block / op.kv_heads / tiles;
+  Place place = {0, op.sequences.tokens, block / op.kv_heads % tiles, block % op.kv_heads};
+  int tile_key = place.tile * B::own, first_key = tile_key + warp_index() * 16;
+  load_keys<D, B::own>(k_tile, op, 0, 0, place.head, place.tile, tiles);
+
+  float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
+  int a_head = ceil_div(place.length, static_cast<int>(B::step)), steps = a_head * (op.heads / op.kv_heads);
+  int each = steps / slices, more = steps % slices; /* the first `more` slices take one step more */
+  int first = slice * each + (slice < more ? slice : more);
+  Steps over = {first, first + each + (slice < more), a_head, 0};
+  sum_over_queries<false, D, warps>(dk, dv, k_tile, v_tile, stages, op, delta, place, over, first_key,
+                                    op.prefix_len, scale * log2_e);
+  float *to = partial + static_cast<ptrdiff_t>(slice) * op.prefix_len * stride + place.head * d;
+  store_sums<D>(to, stride, first_key, op.prefix_len, d, dk, scale);
+  store_sums<D>(to + op.kv_heads * d, stride, first_key, op.prefix_len, d, dv, 1.0f);
+}
+
+/* From S (unscaled) and dP of 16 queries and a step of keys: dS in dp. last: the key that the first query
+ * sees last; if causal, the next query sees one more. */
 template <int columns>
 DEVICE void soften_rows(const float (&s)[1][columns][4], float (&dp)[1][columns][4], const float (&lse)[2],
-                        const float (&delta)[2], int first_query, int first_key, float scale_log2) {
+                        const float (&delta)[2], int last, bool causal, int first_key, float scale_log2) {
   int lane = lane_index();
-  bool masked = first_key + columns * 8 - 1 > first_query;
+  bool masked = first_key + columns * 8 - 1 > last;
 #pragma unroll
   for (int n = 0; n < columns; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      int key = first_key + n * 8 + lane % 4 * 2 + i % 2, query = first_query + i / 2 * 8 + lane / 4;
+      int key = first_key + n * 8 + lane % 4 * 2 + i % 2, row = i / 2 * 8 + lane / 4;
       float p = fast_exp2(s[0][n][i] * scale_log2 - lse[i / 2] * log2_e);
-      if (masked && key > query) p = 0.0f;
+      if (masked && key > (causal ? last + row : last)) p = 0.0f;
       dp[0][n][i] = p * (dp[0][n][i] - delta[i / 2]);
     }
-}
-
-template <int D, int warps>
-DEVICE void load_keys(unsigned char *stage, const View &view, int first, int length, int head_dim) {
-  typedef Backward<D, warps> B;
-  ptrdiff_t row = static_cast<ptrdiff_t>(first) * view.stride;
-  load_tile<D, B::step>(stage, view.k + row, view.stride, length - first, head_dim);
-  load_tile<D, B::step>(stage + B::step_bytes, view.v + row, view.stride, length - first, head_dim);
 }
 
 template <int D, int warps>
@@ -195,7 +264,9 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
   load_tile<D, B::own>(q_tile, view.q + own_row * view.stride, view.stride, length - tile_query, op.head_dim);
   load_tile<D, B::own>(dout_tile, view.dout + own_row * view.out_stride, view.out_stride, length - tile_query,
                        op.head_dim);
-  load_keys<D, warps>(stages, view, 0, length, op.head_dim);
+  int kv_head = place.head / (op.heads / op.kv_heads);
+  int prefix_steps = ceil_div(op.prefix_len, static_cast<int>(B::step));
+  load_keys<D, B::step>(stages, op, place.begin, length, kv_head, 0, prefix_steps);
   copy_async_commit();
 
   float row_lse[2], row_delta[2], dq[1][D / 8][4] = {};
@@ -206,22 +277,23 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
     row_delta[half] = row < length ? view.delta[row] : 0.0f;
   }
   int key_end = tile_query + B::own < length ? tile_query + B::own : length;
-  int steps = ceil_div(key_end, static_cast<int>(B::step));
+  int steps = prefix_steps + ceil_div(key_end, static_cast<int>(B::step));
   for (int j = 0; j < steps; j++) {
     copy_async_wait<0>();
     block_sync(); /* as above */
     if (j + 1 < steps) {
-      load_keys<D, warps>(stages + (j + 1) % 2 * B::stage_bytes, view, (j + 1) * B::step, length,
-                          op.head_dim);
+      load_keys<D, B::step>(stages + (j + 1) % 2 * B::stage_bytes, op, place.begin, length, kv_head, j + 1,
+                            prefix_steps);
       copy_async_commit();
     }
-    int first_key = j * B::step;
-    if (first_key > first_query + 15 || first_query >= length) continue;
+    bool own = j >= prefix_steps; /* keys of the sequence, not of the prefix */
+    int first_key = (own ? j - prefix_steps : j) * B::step, last = own ? first_query : op.prefix_len - 1;
+    if ((own && first_key > last + 15) || first_query >= length) continue;
     const unsigned char *k_tile = stages + j % 2 * B::stage_bytes;
     float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
     multiply_transposed<D, 1, B::step>(s, q_tile, warp_index() * 16, k_tile);
     multiply_transposed<D, 1, B::step>(dp, dout_tile, warp_index() * 16, k_tile + B::step_bytes);
-    soften_rows(s, dp, row_lse, row_delta, first_query, first_key, scale * log2_e);
+    soften_rows(s, dp, row_lse, row_delta, last, own, first_key, scale * log2_e);
     multiply_registers<D, 1, B::step>(dq, dp, k_tile);
   }
   const float scales[1][2] = {{scale, scale}};
@@ -251,6 +323,42 @@ void backward(Backend *backend, const AttentionBackward &op, const float *delta)
     backward<D, 8>(backend, op, delta);
 }
 
+/* How many slices of the batch the prefix's sums are taken in: as many as give every multiprocessor of a
+ * large GPU two blocks, whatever the GPU, and at least a step each. */
+int prefix_slices(const AttentionBackward &op, int tiles, int step) {
+  const int wanted_blocks = 264;
+  int steps = ceil_div(op.sequences.tokens, step) * (op.heads / op.kv_heads);
+  int wanted = ceil_div(wanted_blocks, tiles * op.kv_heads);
+  return wanted < steps ? wanted : steps;
+}
+
+/* The prefix's gradient as rows of partial sums: how many of them, and, with room for them, the sums. */
+template <int D, int warps>
+int backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial) {
+  typedef Backward<D, warps> B;
+  int tiles = ceil_div(op.prefix_len, static_cast<int>(B::own)), slices = prefix_slices(op, tiles, B::step);
+  float scale = 1.0f / sqrtf(static_cast<float>(op.head_dim));
+  unsigned blocks =
+      static_cast<unsigned>(slices) * static_cast<unsigned>(tiles) * static_cast<unsigned>(op.kv_heads);
+  if (partial)
+    launch(cuda_state(backend), {"attention_backward_prefix", blocks, B::threads, B::shared_bytes},
+           attention_backward_prefix<D, warps>, op, delta, partial, slices, tiles, scale);
+  return slices;
+}
+
+template <int D>
+int backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial) {
+  return op.prefix_len <= 64 ? backward_prefix<D, 4>(backend, op, delta, partial)
+                             : backward_prefix<D, 8>(backend, op, delta, partial);
+}
+
+int backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial) {
+  if (!op.dprefix || op.prefix_len == 0) return 0;
+  return op.head_dim <= 32   ? backward_prefix<32>(backend, op, delta, partial)
+         : op.head_dim <= 64 ? backward_prefix<64>(backend, op, delta, partial)
+                             : backward_prefix<128>(backend, op, delta, partial);
+}
+
 /* hopper: the kernels for compute capability 9.0 where they fit. */
 void run(Backend *backend, const AttentionBackward *op, bool hopper) {
   if (!attention_head_dim_fits(backend, op->head_dim,
@@ -258,7 +366,10 @@ void run(Backend *backend, const AttentionBackward *op, bool hopper) {
     return;
   size_t rows = static_cast<size_t>(op->sequences.tokens) * static_cast<size_t>(op->heads);
   if (rows == 0) return;
-  float *delta = static_cast<float *>(cuda_workspace(backend, rows * sizeof(float)));
+  int slices = backward_prefix(backend, *op, nullptr, nullptr),
+      width = op->prefix_len * 2 * op->kv_heads * op->head_dim;
+  size_t sums = static_cast<size_t>(slices) * static_cast<size_t>(width);
+  float *delta = static_cast<float *>(cuda_workspace(backend, (rows + sums) * sizeof(float)));
   if (!delta) return;
   unsigned blocks = static_cast<unsigned>(ceil_div(rows * delta_lanes, static_cast<size_t>(delta_threads)));
   launch(cuda_state(backend), {"attention_delta", blocks, delta_threads, 0}, attention_delta, *op, delta);
@@ -269,6 +380,9 @@ void run(Backend *backend, const AttentionBackward *op, bool hopper) {
     backward<64>(backend, *op, delta);
   else
     backward<128>(backend, *op, delta);
+  if (slices == 0) return;
+  backward_prefix(backend, *op, delta, delta + rows);
+  cuda_add_slices(backend, delta + rows, slices, op->dprefix, width, nullptr, 0);
 }
 
 }  // namespace

@@ -116,6 +116,25 @@ DEVICE void store_rows(bf16 *to, int stride, int first_row, int rows, int head_d
     }
 }
 
+/* Starts copying tile `tile` of the keys and values of one head: the first prefix_tiles are the prefix's, the
+ * others the sequence's own. K, then V, each rows x D. op: Attention or AttentionBackward */
+template <int D, int rows, typename Op>
+DEVICE void load_keys(unsigned char *stage, const Op &op, int begin, int length, int kv_head, int tile,
+                      int prefix_tiles) {
+  int d = op.head_dim, stride = 2 * op.kv_heads * d, at = kv_head * d, count = op.prefix_len;
+  const bf16 *from = static_cast<const bf16 *>(op.prefix);
+  if (tile >= prefix_tiles) {
+    tile -= prefix_tiles;
+    stride += op.heads * d;
+    at += op.heads * d;
+    count = length;
+    from = static_cast<const bf16 *>(op.qkv) + static_cast<ptrdiff_t>(begin) * stride;
+  }
+  const bf16 *k = from + static_cast<ptrdiff_t>(tile * rows) * stride + at;
+  load_tile<D, rows>(stage, k, stride, count - tile * rows, d);
+  load_tile<D, rows>(stage + rows * D * 2, k + op.kv_heads * d, stride, count - tile * rows, d);
+}
+
 /* Batches whose longest sequence has at most so many tokens are computed in tiles of 64 rows a block instead
  * of 128: the last tile of a sequence then leaves fewer warps without work. */
 const int short_length = 256;

@@ -6,6 +6,7 @@
  * synchronize. */
 #include <cuda_runtime.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <new>
@@ -299,7 +300,8 @@ Status cuda_backend_open(int index, Backend **out) {
   Device *device = new (std::nothrow) Device();
   if (!device) return fail(FAILED, "out of memory for the backend cuda:%d; close other programs", index);
   device->sm_count = properties.multiProcessorCount;
-  device->hopper = properties.major == 9;
+  const char *attention = getenv("POPALM_ATTENTION"); /* "portable": the kernels for any GPU here too */
+  device->hopper = properties.major == 9 && !(attention && strcmp(attention, "portable") == 0);
   snprintf(device->name, sizeof device->name, "cuda:%d", index);
   fill_table(device);
   error = make_streams(device);

@@ -1,9 +1,12 @@
 /* Benchmarks of attention in its three forms, the rotary embedding and the key-value cache. In the formulas w
  * is the width of a stored element, d the head dimension, Hq and Hkv the query and key-value heads, T the
- * length of a sequence and N the sum of all T. */
+ * length of a sequence, N the sum of all T and P the length of a prefix, which is 0 or that of P-tuning v2's
+ * examples. */
 #include <string.h>
 
 #include "bench_kernels.h"
+
+enum { PREFIX = 128 };
 
 static size_t qkv_width(const BenchShape *shape) {
   return (size_t)(shape->heads + 2 * shape->kv_heads) * shape->head_dim;
@@ -28,19 +31,33 @@ static const char *attention_size(BenchInputs *in, const BenchShape *shape, cons
                      shape->heads, shape->kv_heads, shape->head_dim);
 }
 
-/* 2 d Hq sum T^2 operations (the causal half); qkv is read, out and lse are written. */
-static void make_attention(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+static size_t prefix_size(const BenchShape *shape, int prefix) {
+  return (size_t)prefix * 2 * (size_t)shape->kv_heads * shape->head_dim;
+}
+
+/* 2 d Hq sum (T^2 + 2 P T) operations (the causal half); qkv and the prefix are read, out and lse are
+ * written. */
+static void make_forward(BenchInputs *in, const BenchShape *shape, int prefix, BenchCall *call) {
   double squares;
   Sequences s = sequences_of(in, shape, &squares);
-  size_t N = (size_t)s.tokens, out = (size_t)shape->heads * shape->head_dim;
+  size_t N = (size_t)s.tokens, out = (size_t)shape->heads * shape->head_dim, P = prefix_size(shape, prefix);
   call->op =
       BENCH_OP(in, Attention, .sequences = s, .qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION),
+               .prefix = prefix ? bench_numbers(in, P, ACTIVATION) : NULL, .prefix_len = prefix,
                .out = bench_output(in, N * out * dtype_bytes(in->backend->storage)),
                .lse = bench_output(in, N * (size_t)shape->heads * sizeof(float)), .heads = shape->heads,
                .kv_heads = shape->kv_heads, .head_dim = shape->head_dim);
-  call->operations = 2.0 * (double)out * squares;
-  call->bytes = width_of(in) * (double)(N * (qkv_width(shape) + out)) + 4.0 * (double)N * shape->heads;
+  call->operations = 2.0 * (double)out * (squares + 2.0 * prefix * (double)N);
+  call->bytes = width_of(in) * (double)(N * (qkv_width(shape) + out) + P) + 4.0 * (double)N * shape->heads;
   call->size = attention_size(in, shape, &s);
+}
+
+static void make_attention(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_forward(in, shape, 0, call);
+}
+
+static void make_attention_prefix(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_forward(in, shape, PREFIX, call);
 }
 
 static bool run_attention_baseline(Backend *backend, const void *op, int which, const char **name) {
@@ -48,35 +65,48 @@ static bool run_attention_baseline(Backend *backend, const void *op, int which, 
 }
 
 static bool run_attention_backward_baseline(Backend *backend, const void *op, int which, const char **name) {
-  return backend->attention_backward_baseline && backend->attention_backward_baseline(backend, op, which, name);
+  return backend->attention_backward_baseline &&
+         backend->attention_backward_baseline(backend, op, which, name);
 }
 
-/* 5 d Hq sum T^2 operations; qkv, out, dout and lse are read, dqkv is written. out and lse are the forward
- * pass's own, so that the probabilities are. */
-static void make_attention_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+/* 5 d Hq sum (T^2 + 2 P T) operations; qkv, the prefix, out, dout and lse are read, dqkv is written, the
+ * prefix's gradient added to. out and lse are the forward pass's own, so that the probabilities are. */
+static void make_backward(BenchInputs *in, const BenchShape *shape, int prefix, BenchCall *call) {
   double squares;
   Sequences s = sequences_of(in, shape, &squares);
-  size_t N = (size_t)s.tokens, width = (size_t)shape->heads * shape->head_dim;
+  size_t N = (size_t)s.tokens, width = (size_t)shape->heads * shape->head_dim, P = prefix_size(shape, prefix);
   size_t bytes = dtype_bytes(in->backend->storage);
   const void *qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION);
+  const void *before = prefix ? bench_numbers(in, P, ACTIVATION) : NULL;
   void *out = bench_output(in, N * width * bytes);
   float *lse = bench_output(in, N * (size_t)shape->heads * sizeof(float));
   if (in->status == OK)
     in->backend->attention(in->backend, &(Attention){.sequences = s,
                                                      .qkv = qkv,
+                                                     .prefix = before,
+                                                     .prefix_len = prefix,
                                                      .out = out,
                                                      .lse = lse,
                                                      .heads = shape->heads,
                                                      .kv_heads = shape->kv_heads,
                                                      .head_dim = shape->head_dim});
-  call->op = BENCH_OP(in, AttentionBackward, .sequences = s, .qkv = qkv, .out = out,
-                      .dout = bench_numbers(in, N * width, WEIGHT), .lse = lse,
+  call->op = BENCH_OP(in, AttentionBackward, .sequences = s, .qkv = qkv, .prefix = before,
+                      .prefix_len = prefix, .dprefix = prefix ? bench_numbers(in, P, WEIGHT) : NULL,
+                      .out = out, .dout = bench_numbers(in, N * width, WEIGHT), .lse = lse,
                       .dqkv = bench_output(in, N * qkv_width(shape) * bytes), .heads = shape->heads,
                       .kv_heads = shape->kv_heads, .head_dim = shape->head_dim);
-  call->operations = 5.0 * (double)width * squares;
-  call->bytes =
-      width_of(in) * (double)(N * (2 * qkv_width(shape) + 2 * width)) + 4.0 * (double)N * shape->heads;
+  call->operations = 5.0 * (double)width * (squares + 2.0 * prefix * (double)N);
+  call->bytes = width_of(in) * (double)(N * (2 * qkv_width(shape) + 2 * width) + 3 * P) +
+                4.0 * (double)N * shape->heads;
   call->size = attention_size(in, shape, &s);
+}
+
+static void make_attention_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_backward(in, shape, 0, call);
+}
+
+static void make_attention_prefix_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_backward(in, shape, PREFIX, call);
 }
 
 /* The query and key heads are read and written. */
@@ -193,8 +223,8 @@ static void make_attention_decode(BenchInputs *in, const BenchShape *shape, Benc
       .post = bench_upload(in, post, (size_t)rows * sizeof *post),
       .reply_cache = bench_numbers(in, (size_t)rows * shape->reply * cached, ACTIVATION),
       .slot = bench_steps(in, rows, 0, 1), .reply_len = bench_integers(in, rows, 1, shape->reply, &length),
-      .rows = rows, .max_reply = shape->reply, .heads = shape->heads,
-      .kv_heads = shape->kv_heads, .head_dim = shape->head_dim,
+      .rows = rows, .max_reply = shape->reply, .heads = shape->heads, .kv_heads = shape->kv_heads,
+      .head_dim = shape->head_dim,
       .out = bench_output(in, (size_t)rows * out * dtype_bytes(in->backend->storage)));
   double reply_keys = 0, pairs = 0;
   for (int r = 0; r < rows; r++) {
@@ -221,6 +251,10 @@ static const BenchKernel rows[] = {
      run_attention_baseline},
     {"attention_backward", SET_ALL, "its gradient", make_attention_backward, run_attention_backward, NULL,
      run_attention_backward_baseline},
+    {"attention_prefix", SET_RLHF | SET_TINY, "behind a trained prefix of 128 keys", make_attention_prefix,
+     run_attention, NULL, run_attention_baseline},
+    {"prefix_backward", SET_RLHF | SET_TINY, "its gradient and the prefix's", make_attention_prefix_backward,
+     run_attention_backward, NULL, run_attention_backward_baseline},
     {"attention_decode", SET_ALL, "one new token a row against caches", make_attention_decode,
      run_attention_decode, NULL, NULL},
     {"rope", SET_ALL, "rotary embedding in place", make_rope, run_rope, NULL, NULL},

@@ -19,7 +19,7 @@ static const CommandLine line = {
     .summary =
         "Writes a model (a folder with model.safetensors: an imported one, or that of a stage, such as\n"
         "runs/quickstart/arms/cl-ppo/seed-1/ppo) as a folder that transformers loads, or as a GGUF file.\n"
-        "An adapter is merged into its base, unless it goes out alone (peft).\n"
+        "An adapter is merged into its base, unless it goes out alone (peft); a prefix only goes out alone.\n"
         "Reward and value heads stay behind: other tools have no place for them.",
     .options = options,
     .option_count = sizeof options / sizeof *options,

@@ -7,6 +7,7 @@
 struct AttentionShape {
   std::vector<int> lengths;
   int heads, kv_heads, head_dim;
+  int prefix_len = 0;
 };
 
 /* A packed batch of one shape with random queries, keys and values. */
@@ -20,7 +21,22 @@ class AttentionCase {
         cu_seqlens(starts),
         tokens(static_cast<size_t>(starts.back())),
         random(test_case),
-        qkv(random.normals(tokens * width, scale)) {}
+        qkv(random.normals(tokens * width, scale)),
+        prefix_width(2 * static_cast<size_t>(shape.kv_heads) * static_cast<size_t>(shape.head_dim)),
+        prefix(random.normals(static_cast<size_t>(shape.prefix_len) * prefix_width, scale)) {}
+
+  /* Moves all queries up and all keys down, so that every score is far below 0. */
+  void lower_scores(float by) {
+    size_t d = static_cast<size_t>(shape.head_dim), queries = static_cast<size_t>(shape.heads) * d;
+    size_t keys = static_cast<size_t>(shape.kv_heads) * d;
+    for (size_t i = 0; i < qkv.count(); i++) {
+      size_t column = i % width;
+      float move = column < queries ? by : column < queries + keys ? -by : 0.0f;
+      qkv[i] = to_bf16(to_float(qkv[i]) + move);
+    }
+    for (size_t i = 0; i < prefix.count(); i++)
+      if (i % prefix_width < keys) prefix[i] = to_bf16(to_float(prefix[i]) - by);
+  }
 
   Sequences sequences() const {
     int longest = 0;
@@ -28,39 +44,52 @@ class AttentionCase {
     return {cu_seqlens.get(), static_cast<int>(shape.lengths.size()), static_cast<int>(tokens), longest};
   }
 
+  Attention forward_op(bf16 *out, float *lse) const {
+    return {sequences(),
+            qkv.get(),
+            shape.prefix_len ? prefix.get() : nullptr,
+            shape.prefix_len,
+            out,
+            lse,
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim};
+  }
+
   /* out [N, Hq d] and lse [Hq, N] */
   void forward(std::vector<double> *out, std::vector<double> *lse) const {
     out->assign(tokens * out_width, 0.0);
     lse->assign(tokens * static_cast<size_t>(shape.heads), 0.0);
     each_row([&](int begin, int i, int h, const std::vector<double> &p, double row_lse) {
-      for (int j = 0; j <= i; j++)
+      for (size_t j = 0; j < p.size(); j++)
         for (int c = 0; c < shape.head_dim; c++)
-          (*out)[out_at(begin + i, h, c)] += p[static_cast<size_t>(j)] * value(begin + j, h, c);
+          (*out)[out_at(begin + i, h, c)] += p[j] * number(value(begin, j, h)[c]);
       (*lse)[static_cast<size_t>(h) * tokens + static_cast<size_t>(begin + i)] = row_lse;
     });
   }
 
-  /* dqkv [N, (Hq + 2 Hkv) d] for dout [N, Hq d] */
-  std::vector<double> backward(const DeviceArray<bf16> &dout) const {
+  /* dqkv [N, (Hq + 2 Hkv) d] for dout [N, Hq d]; adds to dprefix [prefix_len, 2 Hkv d], unless that
+   * is null */
+  std::vector<double> backward(const DeviceArray<bf16> &dout, std::vector<double> *dprefix) const {
     std::vector<double> dqkv(tokens * width, 0.0);
     double scale = 1 / sqrt(static_cast<double>(shape.head_dim));
-    int group = shape.heads / shape.kv_heads;
     each_row([&](int begin, int i, int h, const std::vector<double> &p, double) {
-      size_t count = static_cast<size_t>(i) + 1;
-      std::vector<double> dp(count, 0.0);
+      std::vector<double> dp(p.size(), 0.0);
       double delta = 0;
-      for (size_t j = 0; j < count; j++) {
+      for (size_t j = 0; j < p.size(); j++) {
         for (int c = 0; c < shape.head_dim; c++)
-          dp[j] += number(dout[out_at(begin + i, h, c)]) * value(begin + static_cast<int>(j), h, c);
+          dp[j] += number(dout[out_at(begin + i, h, c)]) * number(value(begin, j, h)[c]);
         delta += p[j] * dp[j];
       }
-      for (size_t j = 0; j < count; j++) {
+      for (size_t j = 0; j < p.size(); j++) {
         double ds = p[j] * (dp[j] - delta) * scale;
-        int token = begin + static_cast<int>(j), k = shape.heads + h / group, v = k + shape.kv_heads;
+        const bf16 *k = key(begin, j, h);
+        for (int c = 0; c < shape.head_dim; c++) dqkv[at(begin + i, h, c)] += ds * number(k[c]);
+        if (in_prefix(j) && !dprefix) continue;
+        double *dk = in_prefix(j) ? dprefix->data() + (k - prefix.get()) : dqkv.data() + (k - qkv.get());
         for (int c = 0; c < shape.head_dim; c++) {
-          dqkv[at(begin + i, h, c)] += ds * number(qkv[at(token, k, c)]);
-          dqkv[at(token, k, c)] += ds * number(qkv[at(begin + i, h, c)]);
-          dqkv[at(token, v, c)] += p[j] * number(dout[out_at(begin + i, h, c)]);
+          dk[c] += ds * number(qkv[at(begin + i, h, c)]);
+          dk[shape.kv_heads * shape.head_dim + c] += p[j] * number(dout[out_at(begin + i, h, c)]);
         }
       }
     });
@@ -80,7 +109,9 @@ class AttentionCase {
   const DeviceArray<int> cu_seqlens;
   const size_t tokens;
   TestRandom random;
-  const DeviceArray<bf16> qkv;
+  DeviceArray<bf16> qkv;
+  const size_t prefix_width;
+  DeviceArray<bf16> prefix;
 
  private:
   static std::vector<int> starts_of(const AttentionShape &of) {
@@ -89,25 +120,33 @@ class AttentionCase {
     return sums;
   }
 
-  double value(int token, int h, int c) const {
-    return number(qkv[at(token, shape.heads + shape.kv_heads + h / (shape.heads / shape.kv_heads), c)]);
+  bool in_prefix(size_t j) const { return j < static_cast<size_t>(shape.prefix_len); }
+
+  /* Key j of those that query head h of the sequence from `begin` on sees, and its value. */
+  const bf16 *key(int begin, size_t j, int h) const {
+    int head = h / (shape.heads / shape.kv_heads);
+    if (in_prefix(j)) return prefix.get() + j * prefix_width + static_cast<size_t>(head * shape.head_dim);
+    size_t token = static_cast<size_t>(begin) + j - static_cast<size_t>(shape.prefix_len);
+    return qkv.get() + at(static_cast<int>(token), shape.heads + head, 0);
+  }
+  const bf16 *value(int begin, size_t j, int h) const {
+    return key(begin, j, h) + shape.kv_heads * shape.head_dim;
   }
 
-  /* body(begin, i, head, probabilities [i + 1], lse) for every query */
+  /* body(begin, i, head, probabilities [prefix_len + i + 1], lse) for every query */
   template <typename Body>
   void each_row(Body body) const {
     double scale = 1 / sqrt(static_cast<double>(shape.head_dim));
-    int group = shape.heads / shape.kv_heads;
     for (size_t b = 0; b < shape.lengths.size(); b++)
       for (int h = 0; h < shape.heads; h++)
         for (int i = 0; i < shape.lengths[b]; i++) {
           int begin = starts[b];
-          std::vector<double> p(static_cast<size_t>(i) + 1, 0.0);
+          std::vector<double> p(static_cast<size_t>(shape.prefix_len + i) + 1, 0.0);
           double highest = -INFINITY, sum = 0;
-          for (int j = 0; j <= i; j++) {
-            double &s = p[static_cast<size_t>(j)];
+          for (size_t j = 0; j < p.size(); j++) {
+            double &s = p[j];
             for (int c = 0; c < shape.head_dim; c++)
-              s += number(qkv[at(begin + i, h, c)]) * number(qkv[at(begin + j, shape.heads + h / group, c)]);
+              s += number(qkv[at(begin + i, h, c)]) * number(key(begin, j, h)[c]);
             s *= scale;
             highest = s > highest ? s : highest;
           }

@@ -77,6 +77,44 @@ void land(Block *block, const TensorCopy &copy) {
     }
 }
 
+#ifdef EMULATOR_RACES
+/* For the thread sanitizer the copy engine is a thread of its own: what it writes is ordered before those
+ * only who wait for the mbarrier, not before those who meet the thread that issued the copy. */
+const Fiber *copy_engine() {
+  static Fiber engine;
+  if (!engine.race_fiber) {
+    fiber_prepare(&engine, [] {});
+    fiber_name(&engine, "copy engine");
+  }
+  return &engine;
+}
+#endif
+
+void note_accesses(void *caller, unsigned char *to, const TensorMap &map, int column, int row,
+                   MBarrierState &state) {
+#ifdef EMULATOR_RACES
+  static uint64_t issued;
+  races_release(&issued);
+  fiber_pose(copy_engine());
+  races_acquire(&issued);
+  {
+    RacesFrame frame(caller);
+    for (int r = 0; r < map.box_rows; r++) {
+      if (row + r < 0 || row + r >= map.rows || column < 0 || column + map.box_columns > map.columns)
+        continue;
+      size_t at = static_cast<size_t>(row + r) * map.row_bytes + static_cast<size_t>(column) * 2;
+      races_read(static_cast<const unsigned char *>(map.base) + at, static_cast<size_t>(map.box_columns) * 2);
+    }
+    races_write(to, static_cast<size_t>(box_bytes(map))); /* the swizzle permutes within 128 bytes */
+  }
+  races_release(&state.places[state.phase % 4]);
+  races_release(&self()->block->ended[self()->block->run % 2]); /* the launch's end is for all copies */
+  fiber_pose(&self()->fiber);
+#else
+  (void)caller, (void)to, (void)map, (void)column, (void)row, (void)state;
+#endif
+}
+
 }  // namespace
 
 uint32_t shared_address(const void *pointer, Site site) {
@@ -137,16 +175,7 @@ void tensor_load(void *shared, const TensorMap &map, int column, int row, MBarri
   emulator_check_aligned(shared, 128, site);
   MBarrierState &state = state_of("tensor_load", barrier, site);
   if (!state.fenced) emulator_error(site, "tensor_load on an mbarrier without mbarrier_init_fence");
-  RacesFrame frame(__builtin_return_address(0));
-  for (int r = 0; r < map.box_rows; r++) {
-    if (row + r < 0 || row + r >= map.rows || column < 0 || column + map.box_columns > map.columns) continue;
-    races_read(static_cast<const unsigned char *>(map.base) + static_cast<size_t>(row + r) * map.row_bytes +
-                   static_cast<size_t>(column) * 2,
-               static_cast<size_t>(map.box_columns) * 2);
-  }
-  /* The swizzle permutes within 128 bytes: the box covers whole ones. */
-  races_write(shared, bytes);
-  races_release(&state.places[state.phase % 4]);
+  note_accesses(__builtin_return_address(0), to, map, column, row, state);
   RacesIgnored own;
   memset(shared, 0xFF, bytes);
   memset(block->async_view.data() + (to - dynamic.memory), 0xFF, bytes);

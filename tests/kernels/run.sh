@@ -54,6 +54,8 @@ export POPALM_EMULATOR_SCHEDULE=5
 on_both "$folder/llama" --set model.preset="$folder/llama.json"
 on_both "$folder/adapter" --set model.from="$(echo "$folder"/gpt2-cpu/stages/sft-*)" --set adapter.rank=4 \
   --set adapter.targets=q,v,up,down --set memory.recompute=true
+on_both "$folder/prefix" --set model.from="$(echo "$folder"/llama-cpu/stages/sft-*)" --set adapter.prefix_tokens=5 \
+  --set sft.lr=0.1 --set sft.epochs=4
 expect_status 0 run "$folder/tiny.json" --out "$folder/other" --device cuda
 cmp -s "$folder/gpt2-cuda/tiny/results.json" "$folder/other/tiny/results.json" ||
   complain "results.json should not depend on the order of the threads"

@@ -1,8 +1,8 @@
 /* cuda/attention.cu on the emulator against double precision. */
 #include "attention_reference.h"
 
-static void check(const AttentionShape &shape, uint32_t test_case, float scale = 1) {
-  AttentionCase c(shape, test_case, scale);
+static void check(const AttentionCase &c, float scale) {
+  const AttentionShape &shape = c.shape;
   std::vector<double> want_out, want_lse;
   c.forward(&want_out, &want_lse);
   DeviceArray<bf16> out(want_out.size());
@@ -11,8 +11,8 @@ static void check(const AttentionShape &shape, uint32_t test_case, float scale =
   FOR_EACH_SCHEDULE {
     out.poison();
     lse.poison();
-    Attention op = {c.sequences(), c.qkv.get(),    nullptr,       0, out.get(), lse.get(),
-                    shape.heads,   shape.kv_heads, shape.head_dim};
+    Attention op = {c.sequences(), c.qkv.get(), c.prefix.get(), shape.prefix_len, out.get(),
+                    lse.get(),     shape.heads, shape.kv_heads, shape.head_dim};
     cuda_attention(emulator_backend(), &op);
     expect_close("lse", lse.get(), want_lse, 1e-5, 1e-4);
     expect_close("out", out.get(), want_out, 8e-3,
@@ -20,6 +20,10 @@ static void check(const AttentionShape &shape, uint32_t test_case, float scale =
     if (first.empty()) first.assign(out.get(), out.get() + out.count());
     expect_same_bits("out", out.get(), first);
   }
+}
+
+static void check(const AttentionShape &shape, uint32_t test_case, float scale = 1) {
+  check(AttentionCase(shape, test_case, scale), scale);
 }
 
 static void every_width_up_to_128(void **) {
@@ -60,7 +64,30 @@ static void every_width_in_long_batches(void **) {
 
 static void query_heads_share_key_heads(void **) { check({{33, 50}, 6, 2, 32}, 200); }
 
+static void a_prefix_comes_before_every_sequence(void **) {
+  const int widths[] = {8, 16, 32, 40, 64, 80, 128};
+  uint32_t test_case = 300;
+  for (int d : widths) check({{17, 0, 70, 1}, 1, 1, d, 3}, test_case++);
+  for (int d : {8, 40, 128}) check({{17, 259}, 1, 1, d, 21}, test_case++);
+}
+
+/* Steps are of 64 keys, with d = 128 of 32 or 48. */
+static void prefixes_meet_the_tiles_at_their_edges(void **) {
+  const int lengths[] = {1, 31, 33, 49, 63, 64, 65, 129};
+  uint32_t test_case = 320;
+  for (int length : lengths) check({{65, 2}, 1, 1, 32, length}, test_case++);
+  for (int length : lengths) check({{33}, 1, 1, 128, length}, test_case++);
+  check({{257, 1}, 1, 1, 128, 95}, test_case++);
+  check({{257, 1}, 1, 1, 64, 127}, test_case);
+}
+
+static void query_heads_share_the_prefix_of_their_key_head(void **) { check({{33, 50}, 6, 2, 32, 37}, 350); }
+
 static void large_scores_stay_finite(void **) {
+  check({{70}, 1, 1, 64, 50}, 212, 6);
+  AttentionCase low({{9, 40}, 1, 1, 16, 20}, 213);
+  low.lower_scores(10);
+  check(low, 1);
   check({{150}, 1, 1, 64}, 210, 6);
   check({{270}, 1, 1, 128}, 211, 6);
 }
@@ -78,6 +105,7 @@ static void lse_may_be_left_out(void **) {
 static void an_empty_batch_does_nothing(void **) {
   check({{}, 2, 2, 32}, 230);
   check({{0, 0}, 2, 2, 32}, 231);
+  check({{0, 0}, 2, 2, 32, 9}, 232);
 }
 
 int main() {
@@ -88,6 +116,9 @@ int main() {
       cmocka_unit_test(tiles_of_long_sequences_meet_at_their_edges),
       cmocka_unit_test(every_width_in_long_batches),
       cmocka_unit_test(query_heads_share_key_heads),
+      cmocka_unit_test(a_prefix_comes_before_every_sequence),
+      cmocka_unit_test(prefixes_meet_the_tiles_at_their_edges),
+      cmocka_unit_test(query_heads_share_the_prefix_of_their_key_head),
       cmocka_unit_test(large_scores_stay_finite),
       cmocka_unit_test(lse_may_be_left_out),
       cmocka_unit_test(an_empty_batch_does_nothing),

@@ -1,12 +1,12 @@
 /* cuda/attention_backward_hopper.cu, and the long rows' second kernel, on the emulator against double
  * precision and against the portable kernels. On a GPU without compute capability 9.0 there is nothing to
  * test. */
-#include "attention_prefix_reference.h"
+#include "attention_reference.h"
 
 /* What the backward pass is given: out and lse of the forward pass, a gradient, and room for the result. */
-struct BackwardCase : PrefixCase {
-  BackwardCase(const PrefixShape &of, uint32_t test_case)
-      : PrefixCase(of, test_case),
+struct BackwardCase : AttentionCase {
+  BackwardCase(const AttentionShape &of, uint32_t test_case)
+      : AttentionCase(of, test_case),
         out(tokens * out_width),
         dout(random.normals(tokens * out_width)),
         dqkv(tokens * width),
@@ -36,10 +36,10 @@ struct BackwardCase : PrefixCase {
   DeviceArray<float> lse;
 };
 
-static void check(const PrefixShape &shape, uint32_t test_case) {
+static void check(const AttentionShape &shape, uint32_t test_case) {
   if (!cuda_state(emulator_backend())->hopper) skip();
   BackwardCase c(shape, test_case);
-  std::vector<double> want = c.backward(c.dout);
+  std::vector<double> want = c.backward(c.dout, nullptr);
   std::vector<bf16> first;
   /* Sums of products of numbers of size 1, each factor rounded to bf16. */
   double absolute = 0.02 * sqrt(static_cast<double>(shape.heads / shape.kv_heads));

@@ -1,15 +1,15 @@
 /* cuda/attention_hopper.cu on the emulator against double precision and against the portable kernel. On a GPU
  * without compute capability 9.0 there is nothing to test. */
-#include "attention_prefix_reference.h"
+#include "attention_reference.h"
 
 static bool available() {
   static const bool found = cuda_state(emulator_backend())->hopper;
   return found;
 }
 
-static void check(const PrefixShape &shape, uint32_t test_case, float scale = 1) {
+static void check(const AttentionShape &shape, uint32_t test_case, float scale = 1) {
   if (!available()) skip();
-  PrefixCase c(shape, test_case, scale);
+  AttentionCase c(shape, test_case, scale);
   std::vector<double> want_out, want_lse;
   c.forward(&want_out, &want_lse);
   DeviceArray<bf16> out(want_out.size());
@@ -79,7 +79,7 @@ static void an_empty_batch_does_nothing(void **) {
 
 static void lse_may_be_left_out(void **) {
   if (!available()) skip();
-  PrefixCase c({{90, 10}, 2, 2, 64, 4}, 90);
+  AttentionCase c({{90, 10}, 2, 2, 64, 4}, 90);
   std::vector<double> want_out, want_lse;
   c.forward(&want_out, &want_lse);
   DeviceArray<bf16> out(want_out.size());
@@ -89,7 +89,7 @@ static void lse_may_be_left_out(void **) {
 }
 
 static void other_widths_are_left_to_the_portable_kernel(void **) {
-  PrefixCase c({{9, 3}, 2, 2, 32, 0}, 91);
+  AttentionCase c({{9, 3}, 2, 2, 32, 0}, 91);
   DeviceArray<bf16> out(c.tokens * c.out_width);
   Attention op = c.forward_op(out.get(), nullptr);
   assert_false(cuda_attention_hopper(emulator_backend(), &op));
@@ -102,7 +102,7 @@ static void both_kernels_compute_the_same(void **) {
   CudaState *state = cuda_state(emulator_backend());
   const int widths[] = {64, 128};
   for (int d : widths) {
-    PrefixCase c({{160, 1, 100, 300}, 2, 1, d, 0}, static_cast<uint32_t>(100 + d));
+    AttentionCase c({{160, 1, 100, 300}, 2, 1, d, 0}, static_cast<uint32_t>(100 + d));
     DeviceArray<bf16> out(c.tokens * c.out_width), portable(c.tokens * c.out_width);
     DeviceArray<float> lse(c.tokens * 2), portable_lse(c.tokens * 2);
     Attention op = c.forward_op(out.get(), lse.get()),

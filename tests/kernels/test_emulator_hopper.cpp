@@ -109,7 +109,10 @@ void product(const TensorMap a_map, const TensorMap b_map, const bf16 *a, const 
   wgmma_commit();
   if (fault == REGISTERS_OVERWRITTEN) registers[1][2] ^= 0x00010000u;
   if (fault == WRITE_BEFORE_WAIT) acc[1][1] = 0.0f;
-  if (fault == OPERAND_OVERWRITTEN && thread == 0) tensor_load(b_tile, b_map, 0, 64, full);
+  if (fault == OPERAND_OVERWRITTEN && thread == 127) {
+    for (int i = 0; i < 64; i++) reinterpret_cast<bf16 *>(b_tile)[i] = {0};
+    async_proxy_fence();
+  }
   if (fault == SETTLE_BEFORE_WAIT) wgmma_settle(acc);
   float early = acc[0][0];
   if (fault != NO_WGMMA_WAIT) wgmma_wait<0>();
@@ -207,13 +210,15 @@ void a_may_come_from_registers(void **) {
 void faults_of_barriers_are_caught(void **) {
   ProductCase<64, false, false> c(30);
   c.expect_caught(NO_INIT_FENCE, "mbarrier_init_fence");
-  c.expect_caught(NO_EXPECT, "", schedules - 2); /* or the copies land in time by chance */
-  c.expect_caught(TOO_FEW_BYTES, "", schedules - 2);
   c.expect_caught(TOO_MANY_BYTES, "wait in mbarrier_wait");
+  c.expect_caught(UNALIGNED, "not 128-byte aligned");
+#if !defined(__SANITIZE_THREAD__) /* races, see test_races.cpp; a copy may land in time by chance */
+  c.expect_caught(NO_EXPECT, "", schedules - 2);
+  c.expect_caught(TOO_FEW_BYTES, "", schedules - 2);
   c.expect_caught(NO_WAIT, "", 1);
   c.expect_caught(WRONG_PARITY, "", 1);
   c.expect_caught(NEVER_WAITED, "never waited for", 1);
-  c.expect_caught(UNALIGNED, "not 128-byte aligned");
+#endif
 }
 
 void faults_of_waits_are_caught(void **) {
@@ -223,6 +228,9 @@ void faults_of_waits_are_caught(void **) {
   c.expect_caught(SETTLE_BEFORE_WAIT, "in flight");
   c.expect_caught(READ_BEFORE_WAIT, "");
   c.expect_caught(WRITE_BEFORE_WAIT, "accumulators were written");
+#if !defined(__SANITIZE_THREAD__)
+  c.expect_caught(OPERAND_OVERWRITTEN, "", schedules / 2); /* some products are computed as soon as issued */
+#endif
   c.expect_caught(REGISTERS_OVERWRITTEN, "registers of A were written", schedules, false, true);
 }
 

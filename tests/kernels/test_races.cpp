@@ -59,7 +59,7 @@ template <typename... Parameters, typename... Arguments>
 std::string report_of_launch(unsigned blocks, unsigned threads, bool cooperative,
                              void (*kernel)(Parameters...), Arguments... arguments) {
   return report_of([&] {
-    Launch shape = {"racing", blocks, threads, 256};
+    Launch shape = {"racing", blocks, threads, 16384 + 8};
     if (cooperative)
       launch_cooperative(cuda_state(emulator_backend()), shape, kernel, arguments...);
     else
@@ -135,6 +135,40 @@ void copied_by_another_thread(const int *from, int *out, bool barrier) {
   copy_async_wait<0>();
   if (barrier) block_sync();
   out[threadIdx.x] = buffer[255 - 4 * threadIdx.x];
+}
+
+/* The thread that waits for the mbarrier may read the copy, others may not. */
+const Line engine_writes = {__LINE__ + 8}, engine_reads = {__LINE__ + 12};
+void copied_by_the_engine(const TensorMap map, int *out, bool all_wait) {
+  DYNAMIC_SHARED(shared);
+  MBarrier *full = reinterpret_cast<MBarrier *>(shared + 16384);
+  if (threadIdx.x == 0) {
+    mbarrier_init(full, 1);
+    mbarrier_init_fence();
+    mbarrier_arrive_expect(full, 8192);
+    tensor_load(shared, map, 0, 0, full);
+  }
+  block_sync();
+  if (all_wait || threadIdx.x == 0) mbarrier_wait(full, 0);
+  out[threadIdx.x] = shared[threadIdx.x * 128];
+}
+
+/* The operands of a product may be overwritten after the wait of all warps only. */
+const Line product_reads = {__LINE__ + 11}, product_overwrites = {__LINE__ + 14};
+void overwrites_an_operand(float *out, bool barrier) {
+  DYNAMIC_SHARED(shared);
+  for (unsigned i = 0; i < 128; i++) shared[threadIdx.x * 128 + i] = 0;
+  async_proxy_fence();
+  block_sync();
+  float acc[8][4];
+  wgmma_fence();
+  wgmma_shared<64, false, false>(acc, wgmma_descriptor(shared, 0, 1024),
+                                 wgmma_descriptor(shared + 8192, 0, 1024), false);
+  wgmma_commit();
+  wgmma_wait<0>();
+  if (barrier) block_sync();
+  out[threadIdx.x] = acc[0][0];
+  shared[threadIdx.x * 128] = 1;
 }
 
 /* The last block adds up what all have written. */
@@ -232,6 +266,23 @@ void a_wait_is_for_the_copies_of_its_thread_only(void **) {
   expect_none(report_of_launch(1, 64, false, copied_by_another_thread, source, out.get(), true));
 }
 
+void a_tensor_copy_is_for_those_who_wait(void **) {
+  DeviceArray<bf16> from(std::vector<bf16>(64 * 64));
+  DeviceArray<int> out(64);
+  TensorMap map;
+  assert_true(make_tensor_map(cuda_state(emulator_backend()), &map, from.get(), 64, 64, 128, 64, 64));
+  expect_race(report_of_launch(1, 64, false, copied_by_the_engine, map, out.get(), false), engine_writes,
+              engine_reads);
+  expect_none(report_of_launch(1, 64, false, copied_by_the_engine, map, out.get(), true));
+}
+
+void operands_belong_to_the_products_until_all_have_waited(void **) {
+  DeviceArray<float> out(128);
+  expect_race(report_of_launch(1, 128, false, overwrites_an_operand, out.get(), false), product_reads,
+              product_overwrites);
+  expect_none(report_of_launch(1, 128, false, overwrites_an_operand, out.get(), true));
+}
+
 void atomics_order_nothing_without_fences(void **) {
   DeviceArray<int> partial(4), total(1);
   DeviceArray<uint32_t> tickets(std::vector<uint32_t>(1, 0));
@@ -268,6 +319,8 @@ int main() {
       cmocka_unit_test(races_between_blocks_are_reported),
       cmocka_unit_test(one_launch_follows_another),
       cmocka_unit_test(a_wait_is_for_the_copies_of_its_thread_only),
+      cmocka_unit_test(a_tensor_copy_is_for_those_who_wait),
+      cmocka_unit_test(operands_belong_to_the_products_until_all_have_waited),
       cmocka_unit_test(atomics_order_nothing_without_fences),
       cmocka_unit_test(the_grid_barrier_orders_blocks),
       cmocka_unit_test(named_barriers_order_producer_and_consumer),
