@@ -4,9 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "command_experiment.h"
 #include "commands.h"
 #include "models/model.h"
+#include "share.h"
 #include "statistics.h"
 #include "trainer.h"
 
@@ -79,6 +81,12 @@ static void measure(Arena *arena, DType storage, ModelSize *size) {
 }
 
 /* The larger parts of each training stage, for a vocabulary of the size that is asked for. */
+/* Of a batch of so many tokens, a rank's part. */
+static double activations_of(const ModelSize *size, DType storage, int tokens, int longest,
+                             ActivationsUse use) {
+  return (double)activations_bytes(&size->config, storage, share_most(tokens, longest, comm.size), use);
+}
+
 static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
   ModelSize policy, reward;
   const char *name = e->model_from ? e->model_from : e->model_preset;
@@ -98,19 +106,18 @@ static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
   if (e->reward.from || e->reward.preset)
     printf("reward model %s: %zu parameters with a vocabulary of %d\n", reward_model_name(e),
            reward.parameters, reward.config.vocab);
-  printf("memory (%s)\n", plan->backend);
+  printf("memory (%s)", plan->backend);
+  printf(comm.size > 1 ? " of each of %d ranks\n" : "\n", comm.size);
   print_memory("sft", policy.trained,
-               (double)activations_bytes(&policy.config, storage, e->sft.tokens_per_batch, use));
-  print_memory(
-      "reward", reward.trained,
-      (double)activations_bytes(&reward.config, storage, 2 * e->reward.pairs_per_batch * rated, use));
+               activations_of(&policy, storage, e->sft.tokens_per_batch, longest, use));
+  print_memory("reward", reward.trained,
+               activations_of(&reward, storage, 2 * e->reward.pairs_per_batch * rated, 2 * rated, use));
   double scorers = reward.fixed + (critic ? reward.trained : 0);
   if (decoder_adapted(&reward.config) && !e->reward.from)
     scorers -= (critic ? 2 : 1) * reward.shared; /* its base is the policy's */
-  print_memory(
-      "ppo", policy.trained + policy.fixed - policy.shared + scorers,
-      (double)activations_bytes(&policy.config, storage, e->ppo.minibatch * longest, use) +
-          (critic ? (double)activations_bytes(&reward.config, storage, e->ppo.minibatch * longest, use) : 0));
+  print_memory("ppo", policy.trained + policy.fixed - policy.shared + scorers,
+               activations_of(&policy, storage, e->ppo.minibatch * longest, longest, use) +
+                   (critic ? activations_of(&reward, storage, e->ppo.minibatch * longest, longest, use) : 0));
   return OK;
 }
 
@@ -195,6 +202,7 @@ static void print_power(const ExperimentFile *file) {
 
 static Status print_plan(Arena *arena, Plan *plan) {
   const ExperimentFile *file = plan->file;
+  if (!comm_is_first()) return OK;
   printf("%s: %s, %d %s x %d %s, on %s\n", file->path, file->name, file->arm_count,
          file->arm_count == 1 ? "arm" : "arms", file->seed_count, file->seed_count == 1 ? "seed" : "seeds",
          plan->backend);
@@ -215,5 +223,6 @@ Status command_check(Arena *arena, int argc, char **argv) {
       EXPERIMENT_OPTIONS,
       1,
       1};
+  TRY(comm_start());
   return experiment_command(arena, &line, argc, argv, print_plan);
 }

@@ -135,9 +135,8 @@ static Status load_models(Arena *arena, const Checkpoint *checkpoint, Model *con
 
 static Status read_state(Arena *arena, TrainingState *state, const CheckpointSettings *settings,
                          const char *folder, Model *const *models, int count, cJSON **meta) {
-  *state = (TrainingState){.path = path_join(arena, folder, "state.safetensors"),
-                           .settings = settings,
-                           .saved_at = seconds_now()};
+  *state = (TrainingState){
+      .path = path_join(arena, folder, "state.safetensors"), .settings = settings, .saved_at = seconds_now()};
   *meta = NULL;
   Checkpoint checkpoint;
   bool found;

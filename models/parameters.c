@@ -72,9 +72,13 @@ size_t parameters_frozen_bytes(const Parameters *parameters, DType storage) {
 }
 
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
-  size_t element = dtype_bytes(storage), each = element;
-  if (trainable) each += element + 2 * sizeof(float) + (storage == F32 ? 0 : sizeof(float));
-  return trained_elements(parameters) * each + parameters_frozen_bytes(parameters, storage);
+  size_t element = dtype_bytes(storage), all = trained_elements(parameters), own = all / (size_t)comm.size;
+  size_t copy = storage == F32 ? 0 : element,
+         bytes = all * element; /* copy: the weights that a shard sends */
+  if (trainable) bytes += all * (element + (comm.transport ? 0 : 2 * sizeof(float)));
+  if (trainable && !comm.transport && storage != F32) bytes += all * sizeof(float);
+  if (trainable && comm.transport) bytes += own * (3 * sizeof(float) + element + copy);
+  return bytes + parameters_frozen_bytes(parameters, storage);
 }
 
 size_t parameters_elements(const Parameters *parameters) {
@@ -207,8 +211,8 @@ static Status put_reduced(Parameters *parameters, const Parameter *parameter, co
               parameter->name);
 }
 
-/* Writes host values (F32 or BF16) over one tensor's weights, and master where that has all of it. path: where
- * they are from */
+/* Writes host values (F32 or BF16) over one tensor's weights, and master where that has all of it. path:
+ * where they are from */
 static Status put_weights(Parameters *parameters, const Parameter *parameter, const char *path,
                           const void *values, DType type) {
   Backend *backend = parameters->backend;
