@@ -48,6 +48,8 @@ typedef struct Comm {
 } Comm;
 extern Comm comm;
 
+/* Whether this build can run on several ranks. */
+bool comm_available(void);
 /* Under a launcher: joins the other ranks. */
 Status comm_start(void) CHECKED;
 /* Whether this rank should say its error. One that all ranks meet, such as a wrong experiment file, is said
