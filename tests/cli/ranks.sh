@@ -98,6 +98,16 @@ expect_status 0 run tests/cli/tiny.json --out "$folder/adapter1" $adapter
 on_ranks 0 3 "$folder/adapter3" $adapter
 same "$folder"/adapter1/stages/sft-*/metrics.jsonl "$folder"/adapter3/stages/sft-*/metrics.jsonl 1e-5
 
+# What the tiny experiment leaves at 0 and a part of a batch must weigh right, too.
+weights="--until ppo --set reward.margin=1 --set ppo.entropy_coef=0.01 --set ppo.steps=3"
+# shellcheck disable=SC2086
+expect_status 0 run tests/cli/tiny.json --out "$folder/weights1" $weights
+# shellcheck disable=SC2086
+on_ranks 0 3 "$folder/weights3" $weights
+for file in "$folder"/weights1/stages/*/metrics.jsonl; do
+  same "$file" "$folder/weights3/${file#"$folder"/weights1/}" 1e-4
+done
+
 # An error that all ranks meet is said once.
 on_ranks 2 2 "$folder/wrong" --set sft.epochs=-1
 [ "$(grep -c 'sft.epochs' "$folder/err")" = 1 ] || complain "one line of error expected"
