@@ -1,10 +1,10 @@
 /* Collectives between GPUs by NCCL. MPI (base/comm.h) only carries NCCL's unique id and starts the ranks. The
  * library is opened at run time, like cuBLASLt: a run of one process needs none.
  *
- * They run on a stream of their own, beside the backward pass: a collective waits for what the main stream had to
- * do when it was started, and the main stream, at wait, for those up to a ticket. The host never waits here; a thread
- * watches instead. It ends the process, and with it the job, when NCCL reports an error (a rank or a network that
- * is gone) or when nothing moves for too long. */
+ * They run on a stream of their own, beside the backward pass: a collective waits for what the main stream
+ * had to do when it was started, and the main stream, at wait, for those up to a ticket. The host never waits
+ * here; a thread watches instead. It ends the process, and with it the job, when NCCL reports an error (a
+ * rank or a network that is gone) or when nothing moves for too long. */
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 #include <stdio.h>
@@ -31,7 +31,8 @@ extern "C" {
 namespace {
 
 const int tickets = 256; /* beyond so many under way a wait is for a later one, which is right, too */
-const double hang_seconds = 1800; /* a checkpoint of a large model takes minutes, during which the others wait */
+const double hang_seconds =
+    1800; /* a checkpoint of a large model takes minutes, during which the others wait */
 const auto look_every = std::chrono::milliseconds(500);
 
 struct Nccl {
@@ -71,13 +72,11 @@ bool open_functions(Nccl *n) {
     const char *name;
     void *address;
   };
-  const Function functions[] = {{"ncclGetUniqueId", &n->unique_id},
-                                {"ncclCommInitRank", &n->init},
-                                {"ncclCommDestroy", &n->destroy},
-                                {"ncclCommGetAsyncError", &n->async_error},
-                                {"ncclGetErrorString", &n->error_string},
-                                {"ncclReduceScatter", &n->reduce_scatter},
-                                {"ncclAllGather", &n->all_gather}};
+  const Function functions[] = {
+      {"ncclGetUniqueId", &n->unique_id},       {"ncclCommInitRank", &n->init},
+      {"ncclCommDestroy", &n->destroy},         {"ncclCommGetAsyncError", &n->async_error},
+      {"ncclGetErrorString", &n->error_string}, {"ncclReduceScatter", &n->reduce_scatter},
+      {"ncclAllGather", &n->all_gather}};
   for (const Function &function : functions) {
     void *symbol = dlsym(n->file, function.name);
     if (!symbol) return false;
@@ -90,7 +89,8 @@ bool open_functions(Nccl *n) {
 
 /* The main thread may stand in a call that never returns, so no orderly end is possible from here. */
 void end_process(const char *problem) {
-  fprintf(stderr, "rank %d: NCCL: %s; the same command goes on from the last checkpoint\n", comm.rank, problem);
+  fprintf(stderr, "rank %d: NCCL: %s; the same command goes on from the last checkpoint\n", comm.rank,
+          problem);
   fflush(stderr);
   _exit(FAILED);
 }
@@ -107,7 +107,8 @@ void watch_group(NcclGroup *group) {
         error != ncclInProgress && !group->closing)
       end_process(group->nccl.error_string(error));
     int64_t started = group->started;
-    if (started != seen || cudaEventQuery(group->done[started % tickets]) == cudaSuccess) moved = Clock::now();
+    if (started != seen || cudaEventQuery(group->done[started % tickets]) == cudaSuccess)
+      moved = Clock::now();
     seen = started;
     if (std::chrono::duration<double>(Clock::now() - moved).count() > hang_seconds)
       end_process("a collective has not ended for 30 minutes: a rank hangs or is gone");
@@ -162,7 +163,8 @@ int64_t all_gather(Backend *backend, const void *part, void *all, size_t count, 
 void progress(Backend *) {} /* the GPU moves them on */
 
 void wait(Backend *backend, int64_t number) {
-  check(backend, cudaStreamWaitEvent(cuda_state(backend)->stream, group_of(backend)->done[number % tickets], 0));
+  check(backend,
+        cudaStreamWaitEvent(cuda_state(backend)->stream, group_of(backend)->done[number % tickets], 0));
 }
 
 /* ---- joining and leaving ---- */

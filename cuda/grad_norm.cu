@@ -56,6 +56,6 @@ void cuda_grad_norm(Backend *backend, const GradNorm *op) {
   bool aligned = reinterpret_cast<uintptr_t>(op->grad) % 16 == 0;
   launch(cuda_state(backend), {"square_sums", static_cast<unsigned>(blocks), threads, 0}, square_sums,
          static_cast<const bf16 *>(op->grad), op->count, aligned, sums);
-  launch(cuda_state(backend), {"norm_of_sums", 1, threads, 0}, norm_of_sums, sums, blocks,
-         op->others, op->other_count, op->norm);
+  launch(cuda_state(backend), {"norm_of_sums", 1, threads, 0}, norm_of_sums, sums, blocks, op->others,
+         op->other_count, op->norm);
 }

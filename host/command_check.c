@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "command_check_memory.h"
 #include "command_experiment.h"
 #include "commands.h"
@@ -135,6 +136,7 @@ static void print_power(const ExperimentFile *file) {
 
 static Status print_plan(Arena *arena, Plan *plan) {
   const ExperimentFile *file = plan->file;
+  if (!comm_is_first()) return OK;
   printf("%s: %s, %d %s x %d %s, on %s\n", file->path, file->name, file->arm_count,
          file->arm_count == 1 ? "arm" : "arms", file->seed_count, file->seed_count == 1 ? "seed" : "seeds",
          plan->backend);
@@ -159,6 +161,7 @@ Status command_check(Arena *arena, int argc, char **argv) {
   Arguments arguments;
   TRY(command_line_parse(arena, &line, argc, argv, &arguments));
   if (arguments.help) return OK;
+  TRY(comm_start());
   return option_given(&arguments, "--memory-of") ? check_memory_of(arena, &arguments)
                                                  : experiment_planned(arena, &arguments, print_plan);
 }

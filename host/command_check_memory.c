@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/comm.h"
 #include "command_experiment.h"
 #include "models/model.h"
 #include "stage_memory.h"
@@ -20,6 +21,7 @@ static void print_model(Arena *arena, const char *role, const char *name, Decode
 }
 
 static void print_heading(const char *kind, bool measured) {
+  if (comm.size > 1) printf("memory of each of %d ranks\n", comm.size);
   printf("memory, MiB: of the %s, of the program on the host%s%s\n", strcmp(kind, "cpu") == 0 ? "CPU" : "GPU",
          strcmp(kind, "cpu") == 0 ? " with that" : "", measured ? "; measured when it ran" : "");
   printf("%-12s %9s %10s %11s %8s %8s  %9s %9s", "stage", "base", "parameters", "activations", "sampler",

@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "backend.h"
+#include "base/comm.h"
 #include "commands.h"
 #include "options.h"
 
@@ -69,6 +70,8 @@ static void print_libraries(void) {
   puts("libraries");
   printf("  %s, kernels for %s\n", openblas_get_config(), openblas_get_corename());
   printf("  OpenMP %d, %d threads (OMP_NUM_THREADS)\n", _OPENMP, omp_get_max_threads());
+  printf("  MPI: %s\n", comm_available() ? "runs on several ranks (mpirun)"
+                                         : "not in this build; with libopenmpi-dev it runs on several ranks");
   printf("  cJSON %s\n", cJSON_Version());
   printf("  PCRE2 %s\n", pcre2);
   printf("  xxHash %u.%u.%u\n", xxhash / 10000, xxhash / 100 % 100, xxhash % 100);

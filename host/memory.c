@@ -2,11 +2,13 @@
 
 #include <string.h>
 
+#include "base/comm.h"
 #include "batch.h"
 #include "models/model.h"
 #include "ppo.h"
 #include "reward_model.h"
 #include "rollout.h"
+#include "share.h"
 #include "trainer.h"
 
 /* A stage in the making. */
@@ -51,9 +53,11 @@ static void add_pass(Sum *sum, const DecoderConfig *config, int tokens, int rows
                            model_rows_bytes(config, sum->storage, rows, trains);
 }
 
-static void add_batch(Sum *sum, int tokens, int sequences) {
-  sum->need.activations += batch_bytes(tokens, sequences);
-  sum->need.data += batch_bytes(tokens, sequences); /* the host's copy */
+/* A batch, and the part of it that is a rank's: own tokens of it. */
+static void add_batch(Sum *sum, int tokens, int own, int sequences) {
+  size_t bytes = batch_bytes(tokens, sequences) + (comm.size > 1 ? batch_bytes(own, sequences) : 0);
+  sum->need.activations += bytes;
+  sum->need.data += bytes; /* the host's copy */
 }
 
 static void add_reward_buffers(Sum *sum, const DecoderConfig *config, int tokens) {
@@ -105,11 +109,12 @@ MemoryNeed memory_sft(const MemoryQuestion *question) {
   Sum sum = begin(question);
   const DecoderConfig *config = question->model;
   int tokens = question->experiment->sft.tokens_per_batch;
+  int own = share_most(tokens, sum.sequence, comm.size);
   add_model(&sum, config, (ModelParts){0}, true, false);
-  add_pass(&sum, config, tokens, tokens, training_activations(question->experiment));
-  add_batch(&sum, tokens, tokens);
+  add_pass(&sum, config, own, own, training_activations(question->experiment));
+  add_batch(&sum, tokens, own, tokens);
   sum.need.activations += 2 * (size_t)tokens * sizeof(float); /* logprobs */
-  add_scratch(&sum, config, tokens, tokens, 0, true);
+  add_scratch(&sum, config, own, own, 0, true);
   return finish(&sum);
 }
 
@@ -117,12 +122,13 @@ MemoryNeed memory_reward(const MemoryQuestion *question) {
   Sum sum = begin(question);
   const DecoderConfig *config = question->reward;
   int pairs = question->experiment->reward.pairs_per_batch, tokens = 2 * pairs * sum.rated;
+  int own = share_most(tokens, 2 * sum.rated, comm.size);
   add_model(&sum, config, (ModelParts){.reward_head = true}, true, false);
-  add_pass(&sum, config, tokens, 2 * pairs, training_activations(question->experiment));
-  add_batch(&sum, tokens, 2 * pairs);
+  add_pass(&sum, config, own, 2 * pairs, training_activations(question->experiment));
+  add_batch(&sum, tokens, own, 2 * pairs);
   sum.need.activations += 4 * (size_t)pairs * sizeof(float); /* rewards, losses, margins */
-  add_reward_buffers(&sum, config, tokens);
-  add_scratch(&sum, config, tokens, 0, 0, true);
+  add_reward_buffers(&sum, config, own);
+  add_scratch(&sum, config, own, 0, 0, true);
   return finish(&sum);
 }
 
@@ -132,7 +138,9 @@ MemoryNeed memory_ppo(const MemoryQuestion *question) {
   const DecoderConfig *reward = question->reward;
   const PpoSettings *ppo = &question->experiment->ppo;
   ActivationsUse use = training_activations(question->experiment);
-  int tokens = ppo->minibatch * sum.sequence, rows = ppo->minibatch * sum.reply;
+  int tokens = share_most(ppo->minibatch * sum.sequence, sum.sequence, comm.size);
+  int rows = ppo->minibatch * sum.reply < tokens ? ppo->minibatch * sum.reply : tokens;
+  int posts = (ppo->posts_per_step + comm.size - 1) / comm.size;
   int samples = ppo->posts_per_step * ppo->samples_per_post;
   bool shared = ppo->critic == CRITIC_SHARED;
   add_model(&sum, config, (ModelParts){.value_head = shared}, true, false);
@@ -142,11 +150,10 @@ MemoryNeed memory_ppo(const MemoryQuestion *question) {
   add_pass(&sum, config, tokens, rows, use);
   add_pass(&sum, config, tokens, rows, ACTIVATIONS_INFERENCE);
   if (!shared) add_pass(&sum, reward, tokens, rows, use);
-  add_batch(&sum, tokens, ppo->minibatch);
+  add_batch(&sum, tokens, 0, ppo->minibatch);
   sum.need.activations += ppo_values_bytes(ppo, sum.reply);
   add_reward_buffers(&sum, reward, reward_model_tokens(samples, sum.rated));
-  sum.need.sampler =
-      rollout_bytes(config, sum.storage, sum.prompt, sum.reply, ppo->posts_per_step, ppo->samples_per_post);
+  sum.need.sampler = rollout_bytes(config, sum.storage, sum.prompt, sum.reply, posts, ppo->samples_per_post);
   add_scratch(&sum, config, tokens, rows, samples, true);
   if (!shared) add_scratch(&sum, reward, tokens, 0, 0, true);
   return finish(&sum);

@@ -9,13 +9,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/text.h"
 #include "base/comm.h"
+#include "base/text.h"
 #include "tensorboard.h"
 
 struct Metrics {
   const char *path; /* of metrics.jsonl */
-  int fd; /* -1 at all ranks but the first, which alone writes */
+  int fd;           /* -1 at all ranks but the first, which alone writes */
   int64_t step;
   Text row;
   EventFile events;
@@ -53,8 +53,8 @@ Status rows_cut(const char *path, int64_t resume_step) {
 Status metrics_open(Arena *arena, const char *folder, int64_t resume_step, Metrics **out) {
   Metrics *metrics = NEW(arena, Metrics, 1);
   *out = metrics;
-  *metrics =
-      (Metrics){.path = path_join(arena, folder, "metrics.jsonl"), .fd = -1, .row = {.arena = arena}, .events.fd = -1};
+  *metrics = (Metrics){
+      .path = path_join(arena, folder, "metrics.jsonl"), .fd = -1, .row = {.arena = arena}, .events.fd = -1};
   if (!comm_is_first()) return OK;
   TRY(rows_cut(metrics->path, resume_step));
   metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);

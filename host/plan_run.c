@@ -134,12 +134,14 @@ static Status open_device(const char *device, Backend **backend) {
   char own[32];
   TRY(backend_kind(device, &kind));
   if (comm.local_size > 1 && strcmp(kind, "cpu") != 0) {
-    int count = backend_devices(kind, &why); /* 1: a launcher that shows each rank its own (Slurm), or NCCL refuses */
+    int count =
+        backend_devices(kind, &why); /* 1: a launcher that shows each rank its own (Slurm), or NCCL refuses */
     if (strchr(device, ':') || (count > 1 && comm.local_size > count))
-      return fail(INVALID,
-                  "device \"%s\": %d ranks run on this machine, which has %d such devices, and each needs its "
-                  "own; write \"%s\" and start one rank a device",
-                  device, comm.local_size, count, kind);
+      return fail(
+          INVALID,
+          "device \"%s\": %d ranks run on this machine, which has %d such devices, and each needs its "
+          "own; write \"%s\" and start one rank a device",
+          device, comm.local_size, count, kind);
     snprintf(own, sizeof own, "%s:%d", kind, count > 1 ? comm.local_rank : 0);
     device = own;
   }
@@ -147,7 +149,8 @@ static Status open_device(const char *device, Backend **backend) {
   if (!comm.transport) return OK;
   int64_t storage = (*backend)->storage, most = comm_most(storage), least = -comm_most(-storage);
   if (most != least)
-    return fail(INVALID, "device \"%s\": the ranks found different kinds of devices; use --device cpu or cuda",
+    return fail(INVALID,
+                "device \"%s\": the ranks found different kinds of devices; use --device cpu or cuda",
                 device);
   if ((*backend)->join) return (*backend)->join(*backend);
   return fail(INVALID, "device \"%s\" cannot be used by several ranks", device);
@@ -157,8 +160,7 @@ static Status open_device(const char *device, Backend **backend) {
 static Status compute_stage(Plan *plan, PlanStage *stage, Backend **backend) {
   bool all = plan->table[stage->id].needs_backend;
   if (!all && !comm_is_first()) return OK;
-  if (all && !*backend)
-    TRY(open_device(plan->file->runs[stage->first_run].experiment.device, backend));
+  if (all && !*backend) TRY(open_device(plan->file->runs[stage->first_run].experiment.device, backend));
   return call_stage(plan, stage, *backend);
 }
 

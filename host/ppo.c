@@ -214,8 +214,8 @@ static void lay_out_replies(const PpoSample *samples, int count, HostTensors *ho
   host->tokens = host->cu_seqlens[count];
 }
 
-/* The device has the old values of this rank's samples, packed; afterwards of all. Each token's value comes from
- * one rank and the others add 0 to it, so it stays what it was. */
+/* The device has the old values of this rank's samples, packed; afterwards of all. Each token's value comes
+ * from one rank and the others add 0 to it, so it stays what it was. */
 static Status exchange_old(Ppo *ppo, const int *own, int count, const HostTensors *host, Arena *scratch) {
   Backend *backend = ppo->backend;
   float *const device[] = {ppo->device.logprob, ppo->device.entropy, ppo->device.ref_logprob,
@@ -314,8 +314,7 @@ static void upload_minibatch(Ppo *ppo, const HostTensors *host, const int *order
     backend->upload(backend, device[k], gathered, sizeof(float) * (size_t)at);
   }
   if (ppo->settings->entropy_coef == 0) return;
-  for (int t = 0; t < ppo->batch.rows; t++)
-    gathered[t] = (float)(-ppo->settings->entropy_coef / whole_rows);
+  for (int t = 0; t < ppo->batch.rows; t++) gathered[t] = (float)(-ppo->settings->entropy_coef / whole_rows);
   backend->upload(backend, ppo->device.mb_dentropy, gathered, sizeof(float) * (size_t)ppo->batch.rows);
 }
 

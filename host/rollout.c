@@ -301,7 +301,7 @@ static void exchange(const Rollout *r, Reply *replies, const int *first, Arena *
   int count = first[comm.size];
   size_t stride = (size_t)r->max_reply;
   int32_t *tokens = NEW(arena, int32_t, (size_t)count * stride);
-  float *logprob = NEW(arena, float, (size_t)count * stride);
+  float *logprob = NEW(arena, float, (size_t)count *stride);
   int32_t *length = NEW(arena, int32_t, count);
   for (int i = first[comm.rank]; i < first[comm.rank + 1]; i++) {
     length[i] = replies[i].length;

@@ -229,8 +229,9 @@ static CurriculumStep choose_samples(PpoStage *stage, StepData *data, Curriculum
                                    .like_gap = like_gap(&data->post[sample->post])};
   }
   RandomKey key = {stage->context->experiment->seed, RANDOM_CURRICULUM, (uint32_t)stage->step};
-  CurriculumStep selected = curriculum_select(&stage->settings->curriculum, stage->step, stage->settings->steps,
-                                              key, chosen, data->count, &stage->scratch);
+  CurriculumStep selected =
+      curriculum_select(&stage->settings->curriculum, stage->step, stage->settings->steps, key, chosen,
+                        data->count, &stage->scratch);
   /* One decision for all ranks, also where another machine's exp() differs in the last bit. */
   comm_broadcast(chosen, sizeof *chosen * (size_t)data->count);
   comm_broadcast(&selected, sizeof selected);

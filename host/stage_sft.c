@@ -25,8 +25,8 @@ typedef struct Sft {
   Model model;
   Activations activations;
   ModelRows rows;
-  Batch batch;      /* the whole one, the same at all ranks */
-  BatchShare share; /* this rank's part of it */
+  Batch batch;                             /* the whole one, the same at all ranks */
+  BatchShare share;                        /* this rank's part of it */
   float *device_dlogprob, *device_logprob; /* [max_tokens] */
   float *host;                             /* [max_tokens] */
   Metrics *metrics;
@@ -103,8 +103,8 @@ static Status sft_open_model(Sft *sft) {
   return OK;
 }
 
-/* The logprobs of the targets of this rank's part, left on the device. With backward, adds the gradients of the
- * whole batch's mean. */
+/* The logprobs of the targets of this rank's part, left on the device. With backward, adds the gradients of
+ * the whole batch's mean. */
 static void sft_pass(Sft *sft, bool backward) {
   Backend *backend = sft->context->backend;
   Batch *batch = sft->share.mine;

@@ -73,10 +73,13 @@ size_t parameters_frozen_bytes(const Parameters *parameters, DType storage) {
 }
 
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
-  size_t element = dtype_bytes(storage), each = element;
-  if (trainable) each += element + 2 * sizeof(float) + (storage == F32 ? 0 : sizeof(float));
-  size_t norm = trainable ? sizeof(float) : 0; /* of the gradients */
-  return trained_elements(parameters) * each + norm + parameters_frozen_bytes(parameters, storage);
+  size_t element = dtype_bytes(storage), all = trained_elements(parameters), own = all / (size_t)comm.size;
+  size_t copy = storage == F32 ? 0 : element,
+         bytes = all * element; /* copy: the weights that a shard sends */
+  if (trainable) bytes += all * (element + (comm.transport ? 0 : 2 * sizeof(float))) + sizeof(float);
+  if (trainable && !comm.transport && storage != F32) bytes += all * sizeof(float);
+  if (trainable && comm.transport) bytes += own * (3 * sizeof(float) + element + copy);
+  return bytes + parameters_frozen_bytes(parameters, storage);
 }
 
 size_t parameters_elements(const Parameters *parameters) {

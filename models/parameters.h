@@ -55,7 +55,7 @@ int parameters_add(Parameters *parameters, Arena *arena, const char *name, int r
  * same frozen tensors, which are then used in place, or NULL. */
 Status parameters_allocate(Parameters *parameters, Backend *backend, bool trainable,
                            const Parameters *lender) CHECKED;
-/* Device bytes that parameters_allocate takes. */
+/* Device bytes that parameters_allocate takes, of one rank. */
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable);
 /* Those of the frozen tensors among them. */
 size_t parameters_frozen_bytes(const Parameters *parameters, DType storage);

@@ -21,12 +21,23 @@ static bool launched(void) {
 }
 
 /* The module beside the program. */
-static const Transport *open_module(char *problem, size_t length) {
-  char path[PATH_MAX];
-  ssize_t end = readlink("/proc/self/exe", path, sizeof path - 32);
+static void module_path(char path[PATH_MAX]) {
+  static const char name[] = "popalm_mpi.so";
+  ssize_t end = readlink("/proc/self/exe", path, PATH_MAX - sizeof name - 1);
   path[end > 0 ? end : 0] = 0;
   char *slash = strrchr(path, '/');
-  strcpy(slash ? slash + 1 : path, "popalm_mpi.so");
+  strcpy(slash ? slash + 1 : path, name);
+}
+
+bool comm_available(void) {
+  char path[PATH_MAX];
+  module_path(path);
+  return access(path, R_OK) == 0;
+}
+
+static const Transport *open_module(char *problem, size_t length) {
+  char path[PATH_MAX];
+  module_path(path);
   void *module =
       dlopen(path, RTLD_NOW | RTLD_GLOBAL); /* global: Open MPI's own modules look for its symbols */
   if (!module) {

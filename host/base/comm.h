@@ -24,8 +24,8 @@ typedef struct Transport {
   void (*broadcast)(void *data, size_t bytes);                              /* from rank 0 */
   void (*all_gather)(void *items, size_t item_bytes, const int *first);
   void (*collect)(void *all, const void *part, size_t bytes);
-  /* These two only start, and count as they do: 1, 2, 3 ... Those up to a number are done after wait. progress moves
-   * them on. */
+  /* These two only start, and count as they do: 1, 2, 3 ... Those up to a number are done after wait.
+   * progress moves them on. */
   int64_t (*start_reduce_scatter)(const float *all, float *part, size_t count);
   int64_t (*start_all_gather)(const void *part, void *all, size_t bytes);
   void (*progress)(void);
@@ -48,6 +48,8 @@ typedef struct Comm {
 } Comm;
 extern Comm comm;
 
+/* Whether this build can run on several ranks. */
+bool comm_available(void);
 /* Under a launcher: joins the other ranks. */
 Status comm_start(void) CHECKED;
 /* Whether this rank should say its error. One that all ranks meet, such as a wrong experiment file, is said

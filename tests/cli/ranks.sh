@@ -75,6 +75,17 @@ for count in 2 4; do
   as_alone "$folder/ranks$count"
   [ "$(grep -c '^ppo  12 steps' "$folder/err")" = 1 ] || complain "one rank should speak"
 done
+# What check says of a rank's memory: in fp32 4 + 4 bytes a parameter and 4 + 12 of a quarter of them, instead of 16.
+expect_status 0 check tests/cli/tiny.json --out "$folder/alone"
+of_one=$(sed -n 's/^sft  *[0-9.]*  *\([0-9.]*\) .*/\1/p' "$folder/out")
+last="mpirun -n 4 popalm check"
+# shellcheck disable=SC2086
+$ranks -n 4 "$popalm" check tests/cli/tiny.json --out "$folder/alone" >"$folder/out" 2>"$folder/err" </dev/null ||
+  complain "status 0 expected"
+expect_output '^memory of each of 4 ranks$'
+of_four=$(sed -n 's/^sft  *[0-9.]*  *\([0-9.]*\) .*/\1/p' "$folder/out")
+awk -v a="$of_one" -v b="$of_four" 'BEGIN { exit !(a > 0 && b <= a * 0.8 && b >= a * 0.7) }' ||
+  complain "memory should be 3/4 of $of_one MiB"
 on_ranks 0 2 "$folder/ranks4"
 expect_error '^7 of 7 stages are cached'
 
@@ -86,6 +97,16 @@ expect_status 0 run tests/cli/tiny.json --out "$folder/adapter1" $adapter
 # shellcheck disable=SC2086
 on_ranks 0 3 "$folder/adapter3" $adapter
 same "$folder"/adapter1/stages/sft-*/metrics.jsonl "$folder"/adapter3/stages/sft-*/metrics.jsonl 1e-5
+
+# What the tiny experiment leaves at 0 and a part of a batch must weigh right, too.
+weights="--until ppo --set reward.margin=1 --set ppo.entropy_coef=0.01 --set ppo.steps=3"
+# shellcheck disable=SC2086
+expect_status 0 run tests/cli/tiny.json --out "$folder/weights1" $weights
+# shellcheck disable=SC2086
+on_ranks 0 3 "$folder/weights3" $weights
+for file in "$folder"/weights1/stages/*/metrics.jsonl; do
+  same "$file" "$folder/weights3/${file#"$folder"/weights1/}" 1e-4
+done
 
 # An error that all ranks meet is said once.
 on_ranks 2 2 "$folder/wrong" --set sft.epochs=-1
