@@ -241,6 +241,17 @@ void describe(Device *device, const cudaDeviceProp &properties) {
            properties.name, properties.major, properties.minor, product);
 }
 
+/* Whether the kernels for compute capability 9.0 are in this build (they have no PTX for other GPUs) and wanted. */
+bool uses_hopper(const cudaDeviceProp &properties) {
+#ifdef POPALM_HOPPER
+  const char *attention = getenv("POPALM_ATTENTION"); /* "portable": the kernels for any GPU here too */
+  return properties.major == 9 && properties.minor == 0 && !(attention && strcmp(attention, "portable") == 0);
+#else
+  (void)properties;
+  return false;
+#endif
+}
+
 void fill_table(Device *device) {
   Backend &b = device->backend;
   cuda_fill_operations(&b);
@@ -321,8 +332,7 @@ Status cuda_backend_open(int index, Backend **out) {
   Device *device = new (std::nothrow) Device();
   if (!device) return fail(FAILED, "out of memory for the backend cuda:%d; close other programs", index);
   device->sm_count = properties.multiProcessorCount;
-  const char *attention = getenv("POPALM_ATTENTION"); /* "portable": the kernels for any GPU here too */
-  device->hopper = properties.major == 9 && !(attention && strcmp(attention, "portable") == 0);
+  device->hopper = uses_hopper(properties);
   snprintf(device->name, sizeof device->name, "cuda:%d", index);
   fill_table(device);
   error = make_streams(device);
