@@ -58,8 +58,8 @@ on_both "$folder/int8" --set model.from="$(echo "$folder"/gpt2-cpu/stages/sft-*)
 
 # What the device took is what was stated, but for the product library's own memory, which the emulator has not.
 for marker in "$folder"/gpt2-cuda/stages/reward-*/stage.json "$folder"/*-cuda/stages/ppo-*/stage.json; do
-  peak=$(sed -n 's/.*"device_peak": *\([0-9]*\).*/\1/p' "$marker")
-  stated=$(sed -n 's/.*"device_stated": *\([0-9]*\).*/\1/p' "$marker")
+  peak=$(sed -n 's/.*"device_peak":[^0-9]*\([0-9]*\).*/\1/p' "$marker")
+  stated=$(sed -n 's/.*"device_stated":[^0-9]*\([0-9]*\).*/\1/p' "$marker")
   close_to "$((stated - 33554436))" "$peak" 0.1 "stated memory ($marker)"
 done
 
