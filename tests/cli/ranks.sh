@@ -127,10 +127,13 @@ begin() {
   [ -n "$one_rank" ] || complain "mpirun should have a process of popalm"
 }
 
-# ended STATUS: the job has left with it.
+# ended STATUS: the job has left with it, within a minute.
 ended() {
   status=0
+  (sleep 60 && kill -KILL $job) >/dev/null 2>&1 &
+  guard=$!
   wait $job || status=$?
+  kill $guard 2>/dev/null
   [ "$status" = "$1" ] || complain "status $1 expected"
 }
 
