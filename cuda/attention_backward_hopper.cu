@@ -21,7 +21,7 @@ namespace {
 template <int D>
 struct Backward {
   static const int consumers = D == 64 ? 3 : 2, threads = (consumers + 1) * warpgroup;
-  enum { producer_registers = 32, consumer_registers = D == 64 ? 160 : 240 };
+  enum { producer_registers = D == 64 ? 32 : 40, consumer_registers = D == 64 ? 160 : 232 };
   static const int keys = consumers * 64, step = 64, stages = D == 64 ? 3 : 2;
   static const int kv_stages =
       D == 64 ? 2 : 1; /* of K and V; the next item's come while this one is computed */

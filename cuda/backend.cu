@@ -12,7 +12,9 @@
 #include <new>
 #include <vector>
 
+#include "memory_count.h"
 #include "operations.h"
+#include "scratch.h"
 
 namespace {
 
@@ -31,6 +33,7 @@ struct Device : CudaState {
   Backend backend;
   char name[16];
   Staging staging;
+  MemoryCount memory;
   cudaEvent_t timer[2];
   int recordings;              /* alive: their kernels use the workspaces of their time */
   std::vector<void *> retired; /* workspaces that were outgrown meanwhile */
@@ -53,7 +56,10 @@ void device_memory(Backend *, size_t *used, size_t *total) {
 
 Status allocate(Backend *backend, size_t bytes, const char *what, void **out) {
   cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
-  if (error == cudaSuccess) return OK;
+  if (error == cudaSuccess) {
+    device_of(backend)->memory.add(*out, bytes);
+    return OK;
+  }
   cudaGetLastError(); /* a lack of memory does not last */
   size_t used, total;
   device_memory(backend, &used, &total);
@@ -68,7 +74,19 @@ Status allocate(Backend *backend, size_t bytes, const char *what, void **out) {
 }
 
 void release(Backend *backend, void *memory) {
-  if (memory) check(backend, cudaFree(memory), "free");
+  if (!memory) return;
+  device_of(backend)->memory.remove(memory);
+  check(backend, cudaFree(memory), "free");
+}
+
+size_t peak(Backend *backend, bool reset) {
+  Device *device = device_of(backend);
+  if (reset && device->recordings == 0) {
+    release(backend, device->workspace);
+    device->workspace = nullptr;
+    device->workspace_bytes = 0;
+  }
+  return device->memory.most(reset);
 }
 
 /* ---- copies ---- */
@@ -210,6 +228,7 @@ cudaError_t make_memory(Device *device) {
   device->staging.memory = static_cast<unsigned char *>(staging);
   if (error == cudaSuccess) error = cudaMalloc(&counter, sizeof(uint32_t));
   device->grid_counter = static_cast<uint32_t *>(counter);
+  device->memory.add(counter, sizeof(uint32_t));
   if (error == cudaSuccess) error = cudaMemsetAsync(counter, 0, sizeof(uint32_t), device->stream);
   return error;
 }
@@ -220,6 +239,17 @@ void describe(Device *device, const cudaDeviceProp &properties) {
   if (library) snprintf(product, sizeof product, "cuBLASLt %zu.%zu", library / 10000, library / 100 % 100);
   snprintf(device->backend.device, sizeof device->backend.device, "%.60s, compute capability %d.%d, %s",
            properties.name, properties.major, properties.minor, product);
+}
+
+/* Whether the kernels for compute capability 9.0 are in this build (they have no PTX for other GPUs) and wanted. */
+bool uses_hopper(const cudaDeviceProp &properties) {
+#ifdef POPALM_HOPPER
+  const char *attention = getenv("POPALM_ATTENTION"); /* "portable": the kernels for any GPU here too */
+  return properties.major == 9 && properties.minor == 0 && !(attention && strcmp(attention, "portable") == 0);
+#else
+  (void)properties;
+  return false;
+#endif
 }
 
 void fill_table(Device *device) {
@@ -235,6 +265,7 @@ void fill_table(Device *device) {
   b.copy = copy;
   b.synchronize = synchronize;
   b.memory = device_memory;
+  b.peak = peak;
   b.attention_baseline = cuda_attention_baseline;
   b.attention_backward_baseline = cuda_attention_backward_baseline;
   b.timer_start = timer_start;
@@ -263,12 +294,13 @@ void *cuda_workspace(Backend *backend, size_t bytes) {
     device->retired.push_back(device->workspace);
   else
     release(backend, device->workspace);
-  size_t grown = bytes + bytes / 4;
+  size_t grown = workspace_grown(bytes);
   device->workspace = nullptr;
   device->workspace_bytes = 0;
   cudaError_t error = cudaMalloc(&device->workspace, grown);
   if (error == cudaSuccess) {
     device->workspace_bytes = grown;
+    device->memory.add(device->workspace, grown);
   } else {
     cudaGetLastError();
     cuda_note(device, error, "scratch memory of an operation");
@@ -300,8 +332,7 @@ Status cuda_backend_open(int index, Backend **out) {
   Device *device = new (std::nothrow) Device();
   if (!device) return fail(FAILED, "out of memory for the backend cuda:%d; close other programs", index);
   device->sm_count = properties.multiProcessorCount;
-  const char *attention = getenv("POPALM_ATTENTION"); /* "portable": the kernels for any GPU here too */
-  device->hopper = properties.major == 9 && !(attention && strcmp(attention, "portable") == 0);
+  device->hopper = uses_hopper(properties);
   snprintf(device->name, sizeof device->name, "cuda:%d", index);
   fill_table(device);
   error = make_streams(device);
@@ -312,6 +343,7 @@ Status cuda_backend_open(int index, Backend **out) {
                 cudaGetErrorString(error));
   }
   device->library = cublaslt_open();
+  if (device->library) device->memory.add(device->library, PRODUCT_SCRATCH_BYTES); /* of its own */
   describe(device, properties);
   *out = &device->backend;
   return OK;

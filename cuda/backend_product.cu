@@ -16,10 +16,11 @@ extern "C" {
 #include "base/hash.h"
 }
 #include "cuda_backend.h"
+#include "scratch.h"
 
 namespace {
 
-const size_t workspace_bytes = 32u << 20; /* what NVIDIA recommends for Hopper */
+const size_t workspace_bytes = PRODUCT_SCRATCH_BYTES;
 const int slots = 2048;
 
 /* Everything that a suggestion depends on. No padding: compared as bytes. */

@@ -57,6 +57,12 @@ void cuda_add_slices(Backend *backend, const float *partial, int slices, void *f
 /* The kernel of product.cu: any shape and alignment, no library. */
 void cuda_product_plain(Backend *backend, const Product *product);
 
+/* A matrix [rows, columns] of any weight type in bf16: itself, or made so in scratch, which then has that many
+ * bytes (0: none is needed). */
+size_t cuda_native_bytes(WeightType type, int rows, int columns);
+const void *cuda_native_weight(Backend *backend, const void *weight, WeightType type, int rows, int columns,
+                               void *scratch);
+
 /* cuBLASLt for one device, or NULL where its library cannot be found (LD_LIBRARY_PATH) or opened. */
 CublasLt *cublaslt_open(void);
 void cublaslt_close(CublasLt *library);

@@ -12,6 +12,7 @@
  *      range each, then the ranges. One token in every row costs N / 256 additions in a chain, not N.
  * The order of all sums follows from the indices alone. Lower bound: 6 N H bytes forward (4 without
  * positions), 2 N H + 4 H (indices that occur) backward. */
+#include "int8.cuh"
 #include "span.cuh"
 
 namespace {
@@ -24,18 +25,27 @@ const int in_flight = 8;     /* rows that a warp loads before it adds them */
 const int join_warps = 8;    /* that share the parts of an index */
 const int tile = 32 * 8;     /* columns of a warp */
 
+/* A span of row `index` of a table. */
+DEVICE void load_entry(const void *table, bool int8, int32_t index, int hidden, const Span &span,
+                       float (&to)[8]) {
+  if (int8) {
+    load_int8_span(int8_row(table, index, hidden), span.column, to);
+    return;
+  }
+  const bf16 *row =
+      static_cast<const bf16 *>(table) + static_cast<size_t>(index) * static_cast<size_t>(hidden);
+  load_span(row + span.column, span.count, hidden % 8 == 0, to);
+}
+
 __global__ void __launch_bounds__(threads) embedding(Embedding op) {
   Span span = span_of(op.rows, op.hidden);
   if (span.count == 0) return;
-  bool aligned = op.hidden % 8 == 0;
+  bool aligned = op.hidden % 8 == 0, int8 = op.table_type == WEIGHT_INT8;
   size_t hidden = static_cast<size_t>(op.hidden), column = static_cast<size_t>(span.column);
-  const bf16 *token_table = static_cast<const bf16 *>(op.token_table) + column,
-             *position_table = static_cast<const bf16 *>(op.position_table);
   float x[8], position[8];
-  load_span(token_table + static_cast<size_t>(op.tokens[span.row]) * hidden, span.count, aligned, x);
-  if (position_table) {
-    position_table += static_cast<size_t>(op.positions[span.row]) * hidden + column;
-    load_span(position_table, span.count, aligned, position);
+  load_entry(op.token_table, int8, op.tokens[span.row], op.hidden, span, x);
+  if (op.position_table) {
+    load_entry(op.position_table, int8, op.positions[span.row], op.hidden, span, position);
 #pragma unroll
     for (int i = 0; i < 8; i++) x[i] += position[i];
   }

@@ -2,8 +2,8 @@
  *
  * Shapes: x [rows, in], W [out, in], y [rows, out]. The products are cuda_product's: 2 rows in out operations
  * each. The column sums are kernels of our own, since an epilogue of the product could write them but not add
- * to them. They read dy once more, 2 rows out bytes: slices of 256 rows into fp32 partial sums, then the
- * slices in their order. */
+ * to them. Weights in int8 are dequantised into the workspace first. The column sums read dy once more, 2
+ * rows out bytes: slices of 256 rows into fp32 partial sums, then the slices in their order. */
 #include "primitives.cuh"
 
 namespace {
@@ -57,12 +57,22 @@ void add_column_sums(Backend *backend, const LinearBackward &op) {
   cuda_add_slices(backend, partial, static_cast<int>(slices), op.dbias, op.out, nullptr, 0);
 }
 
+/* The weights in bf16, in the workspace if they are not; false without memory. */
+bool find_weight(Backend *backend, const void *weight, WeightType type, int out, int in, const void **found) {
+  size_t bytes = cuda_native_bytes(type, out, in);
+  void *scratch = bytes ? cuda_workspace(backend, bytes) : nullptr;
+  if (bytes && !scratch) return false;
+  *found = cuda_native_weight(backend, weight, type, out, in, scratch);
+  return true;
+}
+
 }  // namespace
 
 void cuda_linear(Backend *backend, const Linear *op) {
   Product product = {};
+  if (op->rows == 0 || !find_weight(backend, op->weight, op->weight_type, op->out, op->in, &product.b))
+    return;
   product.a = op->x;
-  product.b = op->weight;
   product.d = op->y;
   product.m = op->rows;
   product.n = op->out;
@@ -87,7 +97,7 @@ void cuda_linear_backward(Backend *backend, const LinearBackward *op) {
   product.n = op->in;
   product.out = BF16;
   if (op->dx) {
-    product.b = op->weight;
+    if (!find_weight(backend, op->weight, op->weight_type, op->out, op->in, &product.b)) return;
     product.d = op->dx;
     product.m = op->rows;
     product.k = op->out;

@@ -7,20 +7,21 @@
  * for its softmax; the backward pass reads it again and writes the gradient over it, as bf16 in the lower
  * half of the row, which is what the two products behind it take. dW: with one chunk the product adds to the
  * bf16 gradient. With more the chunks are summed in fp32 scratch (4 V H bytes more) and added once, so that
- * the gradient is rounded once however many chunks there are. Lower bound: 2 rows H V operations forward, 6
- * backward; about 8 rows V bytes of logits through the L2. */
+ * the gradient is rounded once however many chunks there are. A weight in int8 is dequantised into scratch
+ * first (2 V H bytes more). Lower bound: 2 rows H V operations forward, 6 backward; about 8 rows V bytes of
+ * logits through the L2. */
 #include "primitives.cuh"
+#include "scratch.h"
 
 namespace {
 
 const int threads = 512;
-const size_t chunk_bytes = 64u << 20;
-const int row_multiple = 128; /* a tile of the product */
 
 /* The chunks: logits is scratch, [rows, ld] with ld a multiple of 64 so that rows are aligned. */
 struct Chunks {
   float *logits;
-  float *dweight; /* [V, H] fp32 scratch, or NULL */
+  float *dweight;     /* [V, H] fp32 scratch, or NULL */
+  const void *weight; /* [V, H] bf16, perhaps in scratch too */
   int rows, ld;
 };
 
@@ -119,20 +120,20 @@ __global__ void __launch_bounds__(threads) add_gradient(const float *from, bf16 
 
 int smaller(int a, int b) { return a < b ? a : b; }
 
-bool plan_chunks(Backend *backend, int rows, int vocab, int hidden_size, bool gradient, Chunks *out) {
-  int ld = ceil_div(vocab, 64) * 64;
-  size_t row_bytes = static_cast<size_t>(ld) * sizeof(float);
-  int most = static_cast<int>(chunk_bytes / row_bytes < 65536 ? chunk_bytes / row_bytes : 65536);
-  most = most < row_multiple ? row_multiple : most / row_multiple * row_multiple;
-  int chunk = smaller(rows, most);
-  size_t logits = static_cast<size_t>(chunk) * row_bytes;
-  size_t dweight = gradient && chunk < rows
-                       ? static_cast<size_t>(vocab) * static_cast<size_t>(hidden_size) * sizeof(float)
-                       : 0;
-  char *scratch = static_cast<char *>(cuda_workspace(backend, logits + dweight));
+/* op: Vocab or VocabBackward; gradient: of the weight too */
+template <typename Op>
+bool plan_chunks(Backend *backend, const Op &op, bool gradient, Chunks *out) {
+  int ld = vocab_stride(op.vocab), chunk = vocab_chunk(op.rows, op.vocab);
+  size_t logits =
+      static_cast<size_t>(chunk) * static_cast<size_t>(ld) * sizeof(float); /* a multiple of 256 */
+  size_t dweight = gradient ? vocab_sums_bytes(op.rows, op.hidden_size, op.vocab) : 0;
+  size_t native = cuda_native_bytes(op.weight_type, op.vocab, op.hidden_size);
+  char *scratch = static_cast<char *>(cuda_workspace(backend, logits + dweight + native));
   if (!scratch) return false;
   float *sums = dweight ? reinterpret_cast<float *>(scratch + logits) : nullptr;
-  *out = {reinterpret_cast<float *>(scratch), sums, chunk, ld};
+  const void *weight = cuda_native_weight(backend, op.weight, op.weight_type, op.vocab, op.hidden_size,
+                                          scratch + logits + dweight);
+  *out = {reinterpret_cast<float *>(scratch), sums, weight, chunk, ld};
   return true;
 }
 
@@ -157,7 +158,7 @@ void hidden_gradient(Backend *backend, const VocabBackward &op, const Chunks &ch
                      bf16 *dhidden) {
   Product product = {};
   product.a = chunks.logits;
-  product.b = op.weight;
+  product.b = chunks.weight;
   product.d = dhidden;
   product.m = rows;
   product.n = op.hidden_size;
@@ -190,12 +191,12 @@ void weight_gradient(Backend *backend, const VocabBackward &op, const Chunks &ch
 
 void cuda_vocab(Backend *backend, const Vocab *op) {
   Chunks chunks;
-  if (op->rows == 0 || !plan_chunks(backend, op->rows, op->vocab, op->hidden_size, false, &chunks)) return;
+  if (op->rows == 0 || !plan_chunks(backend, *op, false, &chunks)) return;
   for (int from = 0; from < op->rows; from += chunks.rows) {
     int rows = smaller(chunks.rows, op->rows - from);
     const bf16 *hidden = static_cast<const bf16 *>(op->hidden) +
                          static_cast<size_t>(from) * static_cast<size_t>(op->hidden_size);
-    logits_of(backend, hidden, op->weight, rows, op->hidden_size, op->vocab, chunks.logits, chunks.ld);
+    logits_of(backend, hidden, chunks.weight, rows, op->hidden_size, op->vocab, chunks.logits, chunks.ld);
     launch(cuda_state(backend), {"vocab_softmax", static_cast<unsigned>(rows), threads, 0}, vocab_softmax,
            chunks.logits, chunks.ld, op->vocab, op->targets + from,
            op->logprob ? op->logprob + from : nullptr, op->entropy ? op->entropy + from : nullptr);
@@ -205,12 +206,12 @@ void cuda_vocab(Backend *backend, const Vocab *op) {
 void cuda_vocab_backward(Backend *backend, const VocabBackward *op) {
   Chunks chunks;
   bool gradient = op->dweight != nullptr;
-  if (op->rows == 0 || !plan_chunks(backend, op->rows, op->vocab, op->hidden_size, gradient, &chunks)) return;
+  if (op->rows == 0 || !plan_chunks(backend, *op, gradient, &chunks)) return;
   for (int from = 0; from < op->rows; from += chunks.rows) {
     int rows = smaller(chunks.rows, op->rows - from);
     size_t at = static_cast<size_t>(from) * static_cast<size_t>(op->hidden_size);
     const bf16 *hidden = static_cast<const bf16 *>(op->hidden) + at;
-    logits_of(backend, hidden, op->weight, rows, op->hidden_size, op->vocab, chunks.logits, chunks.ld);
+    logits_of(backend, hidden, chunks.weight, rows, op->hidden_size, op->vocab, chunks.logits, chunks.ld);
     launch(cuda_state(backend), {"vocab_gradient", static_cast<unsigned>(rows), threads, 0}, vocab_gradient,
            chunks.logits, chunks.ld, op->vocab, op->targets + from, op->dlogprob + from,
            op->dentropy ? op->dentropy + from : nullptr, op->logprob ? op->logprob + from : nullptr);
@@ -225,6 +226,11 @@ void cuda_vocab_backward(Backend *backend, const VocabBackward *op) {
 }
 
 void cuda_vocab_logits(Backend *backend, const VocabLogits *op) {
-  logits_of(backend, static_cast<const bf16 *>(op->hidden), op->weight, op->rows, op->hidden_size, op->vocab,
+  size_t bytes = cuda_native_bytes(op->weight_type, op->vocab, op->hidden_size);
+  void *scratch = bytes ? cuda_workspace(backend, bytes) : nullptr;
+  if (op->rows == 0 || (bytes && !scratch)) return;
+  const void *weight =
+      cuda_native_weight(backend, op->weight, op->weight_type, op->vocab, op->hidden_size, scratch);
+  logits_of(backend, static_cast<const bf16 *>(op->hidden), weight, op->rows, op->hidden_size, op->vocab,
             op->logits, op->vocab);
 }

@@ -81,6 +81,14 @@ Status backend_kind(const char *device, const char **out) {
   return OK;
 }
 
+size_t backend_scratch(const char *kind, const PassShape *shape) {
+  return strcmp(kind, "cuda") == 0 ? cuda_scratch(shape) : cpu_scratch(shape);
+}
+
+DType backend_storage(const char *kind) { return strcmp(kind, "cuda") == 0 ? BF16 : F32; }
+
+size_t backend_fixed(const char *kind) { return strcmp(kind, "cuda") == 0 ? cuda_fixed() : 0; }
+
 int backend_devices(const char *kind, const char **why) {
   for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
     if (strcmp(devices[i].name, kind) != 0) continue;

@@ -465,6 +465,10 @@ struct Backend {
   void (*convert)(Backend *, void *to, DType to_type, const void *from, DType from_type, size_t count);
   Status (*synchronize)(Backend *) CHECKED;
   void (*memory)(Backend *, size_t *used, size_t *total); /* bytes */
+  /* The most bytes that allocations of this backend and its scratch memory took together since the start or the
+   * last reset, which also gives the scratch memory back. Not while there are recordings. */
+  size_t (*peak)(Backend *, bool reset);
+  bool host_memory; /* its memory is the host's: what is to be written to a file need not be downloaded */
   void (*close)(Backend *);
   /* Connects with the backends of the other ranks: gives collectives. Under a launcher only. */
   Status (*join)(Backend *) CHECKED;
@@ -526,11 +530,32 @@ Status backend_open(const char *device, Backend **out) CHECKED;
 /* The kind of backend that device would open, without opening it: "cpu" or "cuda". */
 Status backend_kind(const char *device, const char **out) CHECKED;
 
+/* The shapes of a stage's passes through a model, of which the operations' scratch memory depends. */
+typedef struct PassShape {
+  int tokens, rows, sampled_rows;   /* of a pass; those with logits; those that are sampled at once, or 0 */
+  int hidden, mlp, mlp_out, attention, qkv, vocab; /* widths: of the stream, F, of up, of attended, of qkv; V */
+  int head_dim, kv_heads, max_len, prefix_len;
+  bool trains, trains_matrices; /* a backward pass follows; with gradients of the decoder's own matrices */
+  WeightType weights;
+} PassShape;
+
+/* Bytes of scratch memory that the largest operation of such a pass takes on this kind of backend ("cpu" or
+ * "cuda"), which need not be in this build. */
+size_t backend_scratch(const char *kind, const PassShape *shape);
+/* Bytes that the backend itself takes on its device from its opening on. */
+size_t backend_fixed(const char *kind);
+
+/* What a kind of backend stores. */
+DType backend_storage(const char *kind);
+
 /* How many devices of this kind ("cpu" or "cuda") can be used; *why says why there are none. */
 int backend_devices(const char *kind, const char **why);
 
 /* The implementations; each is one row of the table in backend.c. */
 Status cpu_backend_open(int index, Backend **out) CHECKED;
+size_t cpu_scratch(const PassShape *shape);
+size_t cuda_scratch(const PassShape *shape);
+size_t cuda_fixed(void);
 #ifdef POPALM_CUDA
 Status cuda_backend_open(int index, Backend **out) CHECKED;
 int cuda_backend_devices(void);         /* number of GPUs; 0 without a driver */

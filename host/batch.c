@@ -18,6 +18,11 @@ static BatchArrays lay_out(const Batch *batch, int32_t *base) {
                        .targets = base + 4 * tokens + sequences};
 }
 
+size_t batch_bytes(int max_tokens, int max_sequences) {
+  Batch shape = {.max_tokens = max_tokens, .max_sequences = max_sequences};
+  return elements(&shape) * sizeof(int32_t);
+}
+
 Status batch_allocate(Arena *arena, Batch *batch, Backend *backend, int max_tokens, int max_sequences) {
   *batch = (Batch){.backend = backend, .max_tokens = max_tokens, .max_sequences = max_sequences};
   batch->host = lay_out(batch, NEW(arena, int32_t, elements(batch)));

@@ -21,6 +21,8 @@ typedef struct Batch {
   BatchArrays host, device; /* each one allocation of the same layout */
 } Batch;
 
+/* Bytes of one of its two copies. */
+size_t batch_bytes(int max_tokens, int max_sequences);
 Status batch_allocate(Arena *arena, Batch *batch, Backend *backend, int max_tokens,
                       int max_sequences) CHECKED;
 void batch_free(Batch *batch);

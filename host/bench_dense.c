@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "bench_kernels.h"
+#include "models/reduce.h"
 
 /* Tokens of the batch; their number alone, for kernels that know no sequences. */
 static int tokens_of(BenchInputs *in, const BenchShape *shape) {
@@ -60,6 +61,43 @@ static void make_linear(BenchInputs *in, const BenchShape *shape, BenchCall *cal
   call->operations = 2.0 * rows * H * F;
   call->bytes = width_of(in) * ((double)rows * H + (double)F * H + F + (double)rows * F);
   call->size = arena_print(in->arena, "%d x %d -> %d", rows, H, F);
+}
+
+/* A matrix of another weight type, from numbers of the host. */
+static void *reduced_weights(BenchInputs *in, WeightType type, int rows, int columns) {
+  enum { STOCK = 4096 };
+  void *to = bench_output(in, (size_t)rows * weight_row_bytes(type, in->backend->storage, columns));
+  float *values = NEW(in->arena, float, (size_t)columns), stock[STOCK];
+  for (uint32_t i = 0; i < STOCK; i++)
+    stock[i] = 0.02f * (float)random_normal((RandomKey){.seed = 2023, .use = RANDOM_TEST}, i, 2);
+  for (int r = 0; r < rows && to; r++) {
+    for (int c = 0; c < columns; c++) values[c] = stock[(r * 31 + c) % STOCK];
+    char *row = (char *)to + (size_t)r * weight_row_bytes(type, in->backend->storage, columns);
+    if (!reduce_matrix(in->backend, row, type, values, F32, 1, columns)) return NULL;
+  }
+  return to;
+}
+
+/* As linear, the weights in fewer bytes. */
+static void make_linear_of(BenchInputs *in, const BenchShape *shape, BenchCall *call, WeightType type) {
+  int rows = tokens_of(in, shape), H = shape->hidden, F = shape->mlp;
+  call->op = BENCH_OP(in, Linear, .x = bench_numbers(in, (size_t)rows * H, ACTIVATION),
+                      .weight = reduced_weights(in, type, F, H), .weight_type = type,
+                      .bias = bench_numbers(in, (size_t)F, WEIGHT),
+                      .y = bench_output(in, (size_t)rows * F * dtype_bytes(in->backend->storage)),
+                      .rows = rows, .in = H, .out = F);
+  call->operations = 2.0 * rows * H * F;
+  call->bytes = width_of(in) * ((double)rows * H + F + (double)rows * F) +
+                (double)F * (double)weight_row_bytes(type, in->backend->storage, H);
+  call->size = arena_print(in->arena, "%d x %d -> %d", rows, H, F);
+}
+
+static void make_linear_bf16(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_linear_of(in, shape, call, WEIGHT_BF16);
+}
+
+static void make_linear_int8(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_linear_of(in, shape, call, WEIGHT_INT8);
 }
 
 /* 4 N in out operations; x, weight and dy are read, dx written, dweight and dbias read and written. */
@@ -225,6 +263,8 @@ static const BenchKernel rows[] = {
     {"embedding_backward", SETS, "its gradient, accumulated", make_embedding_backward, run_embedding_backward,
      NULL, NULL},
     {"linear", SETS, "x Wt + bias, the MLP's first product", make_linear, run_linear, NULL, NULL},
+    {"linear_bf16", SETS, "the same, frozen weights in bf16", make_linear_bf16, run_linear, NULL, NULL},
+    {"linear_int8", SETS, "the same, frozen weights in int8", make_linear_int8, run_linear, NULL, NULL},
     {"linear_backward", SETS, "its three gradients", make_linear_backward, run_linear_backward, NULL, NULL},
     {"norm", SETS, "x + residual, then layer or RMS norm", make_norm, run_norm, NULL, NULL},
     {"norm_backward", SETS, "its gradients", make_norm_backward, run_norm_backward, NULL, NULL},

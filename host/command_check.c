@@ -5,14 +5,11 @@
 #include <string.h>
 
 #include "base/comm.h"
+#include "command_check_memory.h"
 #include "command_experiment.h"
 #include "commands.h"
-#include "models/model.h"
-#include "share.h"
 #include "statistics.h"
-#include "trainer.h"
 
-static const double MIB = 1024 * 1024;
 enum { COLUMN_LEAST = 12, COLUMN_MOST = 48 };
 
 static int widen(int width, const char *text) {
@@ -56,69 +53,6 @@ static void print_arms(const Plan *plan) {
     }
     printf("%s\n", arm == base ? " (the baseline)" : !any ? " nothing" : all ? ": the same experiment" : "");
   }
-}
-
-static void print_memory(const char *what, double parameters, double activations) {
-  printf("  %-10s %9.1f MiB of parameters, gradients and optimizer, %9.1f MiB of activations\n", what,
-         parameters / MIB, activations / MIB);
-}
-
-typedef struct ModelSize {
-  DecoderConfig config;
-  size_t parameters;
-  double fixed, trained,
-      shared; /* bytes: to compute with, to train; of the base, which stands in memory once */
-} ModelSize;
-
-static void measure(Arena *arena, DType storage, ModelSize *size) {
-  Parameters parameters = {0};
-  Decoder decoder = {0};
-  decoder_declare(&decoder, arena, &size->config, &parameters);
-  size->parameters = parameters_elements(&parameters);
-  size->fixed = (double)parameters_bytes(&parameters, storage, false);
-  size->trained = (double)parameters_bytes(&parameters, storage, true);
-  size->shared = (double)parameters_frozen_bytes(&parameters, storage);
-}
-
-/* The larger parts of each training stage, for a vocabulary of the size that is asked for. */
-/* Of a batch of so many tokens, a rank's part. */
-static double activations_of(const ModelSize *size, DType storage, int tokens, int longest,
-                             ActivationsUse use) {
-  return (double)activations_bytes(&size->config, storage, share_most(tokens, longest, comm.size), use);
-}
-
-static Status print_model(Arena *arena, const Plan *plan, const Experiment *e) {
-  ModelSize policy, reward;
-  const char *name = e->model_from ? e->model_from : e->model_preset;
-  DType storage = strcmp(plan->backend, "cpu") == 0 ? F32 : BF16;
-  ActivationsUse use = training_activations(e);
-  bool critic = e->ppo.critic == CRITIC_REWARD;
-  int longest = e->data.max_post_tokens + e->data.max_reply_tokens + 2;
-  int rated = reward_post_tokens(e) + reward_reply_tokens(e) + 2;
-  TRY(experiment_model(arena, e, &policy.config));
-  TRY(experiment_reward_model(arena, e, &reward.config));
-  if (!policy.config.vocab) policy.config.vocab = e->tokenizer.vocab_size;
-  if (!reward.config.vocab) reward.config.vocab = policy.config.vocab;
-  measure(arena, storage, &policy);
-  measure(arena, storage, &reward);
-  printf("\nmodel %s: %zu parameters with a vocabulary of %d\n", name, policy.parameters,
-         policy.config.vocab);
-  if (e->reward.from || e->reward.preset)
-    printf("reward model %s: %zu parameters with a vocabulary of %d\n", reward_model_name(e),
-           reward.parameters, reward.config.vocab);
-  printf("memory (%s)", plan->backend);
-  printf(comm.size > 1 ? " of each of %d ranks\n" : "\n", comm.size);
-  print_memory("sft", policy.trained,
-               activations_of(&policy, storage, e->sft.tokens_per_batch, longest, use));
-  print_memory("reward", reward.trained,
-               activations_of(&reward, storage, 2 * e->reward.pairs_per_batch * rated, 2 * rated, use));
-  double scorers = reward.fixed + (critic ? reward.trained : 0);
-  if (decoder_adapted(&reward.config) && !e->reward.from)
-    scorers -= (critic ? 2 : 1) * reward.shared; /* its base is the policy's */
-  print_memory("ppo", policy.trained + policy.fixed - policy.shared + scorers,
-               activations_of(&policy, storage, e->ppo.minibatch * longest, longest, use) +
-                   (critic ? activations_of(&reward, storage, e->ppo.minibatch * longest, longest, use) : 0));
-  return OK;
 }
 
 /* ---- the batches of PPO ---- */
@@ -208,21 +142,26 @@ static Status print_plan(Arena *arena, Plan *plan) {
          plan->backend);
   print_stages(plan);
   print_arms(plan);
-  TRY(print_model(arena, plan, &file->runs[0].experiment));
+  TRY(check_memory(arena, plan));
   print_batches(arena, file);
   print_power(file);
   return OK;
 }
 
 Status command_check(Arena *arena, int argc, char **argv) {
+  static const Option options[] = {EXPERIMENT_OPTION_ROWS, CHECK_MEMORY_OPTIONS};
   static const CommandLine line = {
       "popalm check EXPERIMENT [options]",
       "Validates an experiment and prints its plan: stages and which are "
       "cached, what arms share,\nmemory, the batches of PPO, and what so many seeds can tell.",
-      experiment_options,
-      EXPERIMENT_OPTIONS,
+      options,
+      sizeof options / sizeof *options,
       1,
       1};
+  Arguments arguments;
+  TRY(command_line_parse(arena, &line, argc, argv, &arguments));
+  if (arguments.help) return OK;
   TRY(comm_start());
-  return experiment_command(arena, &line, argc, argv, print_plan);
+  return option_given(&arguments, "--memory-of") ? check_memory_of(arena, &arguments)
+                                                 : experiment_planned(arena, &arguments, print_plan);
 }

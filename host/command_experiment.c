@@ -2,13 +2,6 @@
 
 #include <string.h>
 
-const Option experiment_options[EXPERIMENT_OPTIONS] = {
-    {"--set", "path=value", "override a key: --set ppo.steps=50; may be repeated"},
-    {"--device", "auto|cpu|cuda[:n]", "where to compute"},
-    {"--out", "DIR", "where results and stages are kept; default: runs"},
-    {"--until", "STAGE", "stop after world, tokenizer, sft, reward, evaluate-sft, ppo"},
-};
-
 static Status read_overrides(Arena *arena, const Arguments *arguments, Override **out, int *count) {
   *out = NEW(arena, Override, arguments->given_count);
   *count = 0;
@@ -25,27 +18,27 @@ static Status read_overrides(Arena *arena, const Arguments *arguments, Override 
   return OK;
 }
 
-static Status make_plan(Arena *arena, const Arguments *arguments, ExperimentFile *file, Plan *plan) {
+Status experiment_open(Arena *arena, const Arguments *arguments, ExperimentFile *out) {
   Override *overrides;
   int count;
+  TRY(read_overrides(arena, arguments, &overrides, &count));
+  return experiment_read(arena, arguments->positional[0], overrides, count, out);
+}
+
+static Status make_plan(Arena *arena, const Arguments *arguments, ExperimentFile *file, Plan *plan) {
   StageId until = STAGE_EVALUATE_PPO;
   const char *last = option_text(arguments, "--until", NULL);
   if (last) TRY(plan_find_stage(last, &until));
-  TRY(read_overrides(arena, arguments, &overrides, &count));
-  TRY(experiment_read(arena, arguments->positional[0], overrides, count, file));
+  TRY(experiment_open(arena, arguments, file));
   Status status = plan_make(arena, file, stages, option_text(arguments, "--out", "runs"), until, plan);
   if (status != OK) experiment_free(file);
   return status;
 }
 
-Status experiment_command(Arena *arena, const CommandLine *line, int argc, char **argv,
-                          Status (*use)(Arena *arena, Plan *plan)) {
-  Arguments arguments;
+Status experiment_planned(Arena *arena, const Arguments *arguments, Status (*use)(Arena *arena, Plan *plan)) {
   ExperimentFile file;
   Plan plan;
-  TRY(command_line_parse(arena, line, argc, argv, &arguments));
-  if (arguments.help) return OK;
-  TRY(make_plan(arena, &arguments, &file, &plan));
+  TRY(make_plan(arena, arguments, &file, &plan));
   Status status = use(arena, &plan);
   experiment_free(&file);
   return status;

@@ -5,12 +5,17 @@
 #include "options.h"
 #include "plan.h"
 
-enum { EXPERIMENT_OPTIONS = 4 };
-extern const Option experiment_options[EXPERIMENT_OPTIONS];
+#define EXPERIMENT_OPTION_ROWS                                                        \
+  {"--set", "path=value", "override a key: --set ppo.steps=50; may be repeated"},     \
+      {"--device", "auto|cpu|cuda[:n]", "where to compute"},                          \
+      {"--out", "DIR", "where results and stages are kept; default: runs"}, {         \
+    "--until", "STAGE", "stop after world, tokenizer, sft, reward, evaluate-sft, ppo" \
+  }
 
-/* A whole command: reads its arguments and the experiment that they name, makes the plan, and gives it to
- * use. */
-Status experiment_command(Arena *arena, const CommandLine *line, int argc, char **argv,
+/* The experiment that the first argument names, with the overrides among the options. */
+Status experiment_open(Arena *arena, const Arguments *arguments, ExperimentFile *out) CHECKED;
+/* The rest of a command whose arguments are read: makes the plan of the experiment and gives it to use. */
+Status experiment_planned(Arena *arena, const Arguments *arguments,
                           Status (*use)(Arena *arena, Plan *plan)) CHECKED;
 
 #endif

@@ -171,13 +171,16 @@ static Status run_plan(Arena *arena, Plan *plan) {
 }
 
 Status command_run(Arena *arena, int argc, char **argv) {
+  static const Option options[] = {EXPERIMENT_OPTION_ROWS};
   static const CommandLine line = {
       "popalm run EXPERIMENT [options]",
       "Runs an experiment or its whole ablation. Finished stages are reused, an interrupted one resumes.",
-      experiment_options,
-      EXPERIMENT_OPTIONS,
+      options,
+      sizeof options / sizeof *options,
       1,
       1};
+  Arguments arguments;
   TRY(comm_start());
-  return experiment_command(arena, &line, argc, argv, run_plan);
+  TRY(command_line_parse(arena, &line, argc, argv, &arguments));
+  return arguments.help ? OK : experiment_planned(arena, &arguments, run_plan);
 }

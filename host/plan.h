@@ -44,6 +44,8 @@ const char *plan_stage_name(StageId id);
 /* The stage of that name ("evaluate": the last one). */
 Status plan_find_stage(const char *name, StageId *out) CHECKED;
 
+/* What the stage is called with, but for the backend. */
+StageContext plan_stage_context(Arena *arena, const Plan *plan, const PlanStage *stage);
 /* Whether the stage's folder holds a state to resume from. */
 bool plan_stage_started(Arena *arena, const PlanStage *stage);
 

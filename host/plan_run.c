@@ -12,6 +12,7 @@
 #include "plan.h"
 #include "plan_lock.h"
 #include "progress.h"
+#include "stage_memory.h"
 #include "version.h"
 
 /* stage.json of a finished stage must be about this key: a damaged or foreign one is refused by name. */
@@ -39,7 +40,7 @@ static void add_sections(cJSON *object, const Plan *plan, const PlanStage *stage
 
 /* The marker of a finished stage, written last. */
 static Status write_marker(Arena *arena, const Plan *plan, const PlanStage *stage, const Backend *backend,
-                           double seconds) {
+                           double seconds, const StageMemory *memory) {
   cJSON *object = cJSON_CreateObject();
   cJSON_AddStringToObject(object, "stage", plan_stage_name(stage->id));
   cJSON_AddNumberToObject(object, "format", STAGE_FORMAT);
@@ -50,6 +51,7 @@ static Status write_marker(Arena *arena, const Plan *plan, const PlanStage *stag
     if (stage->input[i] >= 0)
       cJSON_AddStringToObject(inputs, plan_stage_name((StageId)i), plan->stages[stage->input[i]].key);
   cJSON_AddNumberToObject(object, "seconds", seconds);
+  if (backend) stage_memory_add(object, memory);
   cJSON_AddStringToObject(object, "commit", popalm_commit);
   cJSON_AddStringToObject(object, "build", popalm_build);
   if (backend) cJSON_AddStringToObject(object, "device", backend->device);
@@ -58,28 +60,39 @@ static Status write_marker(Arena *arena, const Plan *plan, const PlanStage *stag
   return status;
 }
 
-static Status call_stage(Plan *plan, PlanStage *stage, Backend *backend) {
+StageContext plan_stage_context(Arena *arena, const Plan *plan, const PlanStage *stage) {
   const Experiment *experiment = &plan->file->runs[stage->first_run].experiment;
-  Arena arena = {0};
   StageContext context = {.experiment = experiment,
-                          .arena = &arena,
+                          .arena = arena,
                           .folder = stage->folder,
                           .train = experiment->data.train,
                           .dev = experiment->data.dev,
                           .pairs = experiment->data.pairs,
                           .label = stage->label};
-  if (plan->table[stage->id].needs_backend) context.backend = backend;
   for (int i = 0; i < STAGE_COUNT; i++)
     if (stage->input[i] >= 0) context.input[i] = plan->stages[stage->input[i]].folder;
   if (context.input[STAGE_WORLD]) {
-    context.train = path_join(&arena, context.input[STAGE_WORLD], "train.json");
-    context.dev = path_join(&arena, context.input[STAGE_WORLD], "dev.json");
-    context.pairs = path_join(&arena, context.input[STAGE_WORLD], "pairs.json");
+    context.train = path_join(arena, context.input[STAGE_WORLD], "train.json");
+    context.dev = path_join(arena, context.input[STAGE_WORLD], "dev.json");
+    context.pairs = path_join(arena, context.input[STAGE_WORLD], "pairs.json");
   }
+  return context;
+}
+
+static Status call_stage(Plan *plan, PlanStage *stage, Backend *backend) {
+  Arena arena = {0};
+  StageContext context = plan_stage_context(&arena, plan, stage);
+  if (plan->table[stage->id].needs_backend) context.backend = backend;
   double started = seconds_now();
-  Status status = plan->table[stage->id].run(&context);
+  StageMemory memory;
+  Status status = OK;
+  if (context.backend)
+    status = stage_memory(&arena, &plan->table[stage->id], &context, plan->backend, NULL, &memory);
+  stage_memory_start(context.backend);
+  if (status == OK) status = plan->table[stage->id].run(&context);
+  if (context.backend) stage_memory_measure(context.backend, &memory);
   if (status == OK && comm_is_first())
-    status = write_marker(&arena, plan, stage, context.backend, seconds_now() - started);
+    status = write_marker(&arena, plan, stage, context.backend, seconds_now() - started, &memory);
   arena_free(&arena);
   return status;
 }

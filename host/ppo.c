@@ -28,25 +28,36 @@ static void close_learner(Learner *learner) {
 }
 
 /* Optimizer steps of one PPO step, at most. */
-static int max_updates(const Ppo *ppo) {
-  int minibatches = (ppo->max_samples + ppo->settings->minibatch - 1) / ppo->settings->minibatch;
-  return minibatches * ppo->settings->epochs;
+static int max_updates(const PpoSettings *settings) {
+  int samples = settings->posts_per_step * settings->samples_per_post;
+  return (samples + settings->minibatch - 1) / settings->minibatch * settings->epochs;
+}
+
+enum { VALUE_ARRAYS = 17 }; /* of floats in PpoTensors; cu_seqlens is one more */
+
+/* Elements of each. */
+static size_t values_each(const PpoSettings *settings, int max_reply) {
+  size_t samples = (size_t)settings->posts_per_step * (size_t)settings->samples_per_post;
+  size_t tokens = samples * (size_t)max_reply + 1; /* + 1: cu_seqlens fits too */
+  size_t stats = (size_t)PPO_STATS * (size_t)max_updates(settings) + ADVANTAGE_STATS;
+  return ((stats > tokens ? stats : tokens) + 63) / 64 * 64;
+}
+
+size_t ppo_values_bytes(const PpoSettings *settings, int max_reply) {
+  return (VALUE_ARRAYS + 1) * values_each(settings, max_reply) * sizeof(float);
 }
 
 static Status allocate_tensors(Ppo *ppo) {
   PpoTensors *d = &ppo->device;
-  float **all[] = {&d->logprob,      &d->entropy,    &d->ref_logprob, &d->value,          &d->advantage,
-                   &d->returns,      &d->score,      &d->stats,       &d->mb_old_logprob, &d->mb_advantage,
-                   &d->mb_old_value, &d->mb_returns, &d->mb_logprob,  &d->mb_value,       &d->mb_dlogprob,
-                   &d->mb_dvalue,    &d->mb_dentropy};
-  size_t arrays = sizeof all / sizeof *all;
-  size_t tokens = (size_t)ppo->max_samples * (size_t)ppo->max_reply + 1; /* + 1: cu_seqlens fits too */
-  size_t stats = (size_t)PPO_STATS * (size_t)max_updates(ppo) + ADVANTAGE_STATS;
-  size_t each = ((stats > tokens ? stats : tokens) + 63) / 64 * 64;
-  TRY(ppo->backend->alloc(ppo->backend, (arrays + 1) * each * sizeof(float), "PPO's values per token",
-                          &ppo->memory));
-  for (size_t i = 0; i < arrays; i++) *all[i] = (float *)ppo->memory + i * each;
-  d->cu_seqlens = (int32_t *)ppo->memory + arrays * each;
+  float **all[VALUE_ARRAYS] = {
+      &d->logprob,    &d->entropy,  &d->ref_logprob,    &d->value,        &d->advantage,    &d->returns,
+      &d->score,      &d->stats,    &d->mb_old_logprob, &d->mb_advantage, &d->mb_old_value, &d->mb_returns,
+      &d->mb_logprob, &d->mb_value, &d->mb_dlogprob,    &d->mb_dvalue,    &d->mb_dentropy};
+  size_t each = values_each(ppo->settings, ppo->max_reply);
+  TRY(ppo->backend->alloc(ppo->backend, ppo_values_bytes(ppo->settings, ppo->max_reply),
+                          "PPO's values per token", &ppo->memory));
+  for (size_t i = 0; i < VALUE_ARRAYS; i++) *all[i] = (float *)ppo->memory + i * each;
+  d->cu_seqlens = (int32_t *)ppo->memory + VALUE_ARRAYS * each;
   return OK;
 }
 

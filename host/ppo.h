@@ -56,6 +56,8 @@ typedef struct PpoStep {
   int tokens, updates;
 } PpoStep;
 
+/* Device bytes of the values per token. */
+size_t ppo_values_bytes(const PpoSettings *settings, int max_reply);
 /* Loads policy and reference from sft_folder, the critic from reward_folder. max_sequence: tokens of the
  * longest prompt and reply. */
 Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *backend,

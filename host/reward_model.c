@@ -2,12 +2,27 @@
 
 #include "base/comm.h"
 
-enum { SCORE_TOKENS = 8192 }; /* of one forward pass */
+enum { MOST_TOKENS = 8192 }; /* of one forward pass */
+
+int reward_model_tokens(int texts, int sequence) {
+  int64_t all = (int64_t)texts * sequence;
+  if (all > MOST_TOKENS) all = MOST_TOKENS;
+  return all > sequence ? (int)all : sequence;
+}
+
+static int sequences_of(int max_tokens) { return max_tokens / 4 + 1; }
+
+size_t reward_model_bytes(const DecoderConfig *config, DType storage, int max_tokens) {
+  int sequences = sequences_of(max_tokens);
+  return activations_bytes(config, storage, max_tokens, ACTIVATIONS_INFERENCE) +
+         model_rows_bytes(config, storage, sequences, false) + batch_bytes(max_tokens, sequences) +
+         sizeof(float) * (size_t)sequences;
+}
 
 Status reward_model_buffers(Arena *arena, RewardModel *reward, Backend *backend, int max_tokens) {
   const DecoderConfig *config = &reward->model.decoder.config;
   if (max_tokens < sequence_max(&reward->codec)) max_tokens = sequence_max(&reward->codec);
-  int max_sequences = max_tokens / 4 + 1;
+  int max_sequences = sequences_of(max_tokens);
   TRY(activations_allocate(&reward->activations, arena, config, backend, max_tokens, ACTIVATIONS_INFERENCE));
   TRY(model_rows_allocate(&reward->rows, &reward->model, max_sequences, false));
   TRY(batch_allocate(arena, &reward->batch, backend, max_tokens, max_sequences));
@@ -26,7 +41,7 @@ static Status read_settings(RewardModel *reward, const Json *json) {
 
 Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder,
                          const Model *frozen_from) {
-  *reward = (RewardModel){0};
+  *reward = (RewardModel){.arena = arena};
   SamplingSettings unused;
   TRY(prompt_load(arena, folder, &reward->codec, &unused));
   Json json;
@@ -35,8 +50,12 @@ Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, co
   json_free(&json);
   TRY(status);
   ModelParts parts = {.reward_head = true, .frozen_from = frozen_from};
-  TRY(model_load(arena, &reward->model, backend, folder, parts, false, 0));
-  return reward_model_buffers(arena, reward, backend, SCORE_TOKENS);
+  return model_load(arena, &reward->model, backend, folder, parts, false, 0);
+}
+
+Status reward_model_reserve(RewardModel *reward, int texts) {
+  int tokens = reward_model_tokens(texts, sequence_max(&reward->codec));
+  return reward_model_buffers(reward->arena, reward, reward->model.parameters.backend, tokens);
 }
 
 void reward_model_free(RewardModel *reward) {
@@ -101,6 +120,7 @@ static Status score_parts(RewardModel *reward, Scored *texts, int count, Arena *
 }
 
 Status reward_model_score(RewardModel *reward, Scored *texts, int count) {
+  if (reward->batch.max_tokens == 0) TRY(reward_model_reserve(reward, count));
   Arena scratch = {0};
   Status status =
       comm.size > 1 ? score_parts(reward, texts, count, &scratch) : score_all(reward, texts, count, &scratch);

@@ -8,6 +8,7 @@
 #include "prompt.h"
 
 typedef struct RewardModel {
+  Arena *arena; /* that lives as long */
   Model model;
   PromptCodec codec;
   RewardInput input;
@@ -29,9 +30,17 @@ typedef struct Scored {
 Status reward_model_load(Arena *arena, RewardModel *reward, Backend *backend, const char *folder,
                          const Model *frozen_from) CHECKED;
 void reward_model_free(RewardModel *reward);
+/* Makes the buffers for scoring so many texts at once (in several passes where they are many). Without it the
+ * first call of reward_model_score does. */
+Status reward_model_reserve(RewardModel *reward, int texts) CHECKED;
 /* With several ranks all call it with the same texts, and each computes a part of them. */
 Status reward_model_score(RewardModel *reward, Scored *texts, int count) CHECKED;
 
+/* Tokens of one forward pass over so many texts, of which none is longer than sequence. */
+int reward_model_tokens(int texts, int sequence);
+
+/* Device bytes of the buffers for passes of max_tokens. */
+size_t reward_model_bytes(const DecoderConfig *config, DType storage, int max_tokens);
 /* The pieces, for the stage that trains it: `model` is the trained one; buffers are made for max_tokens. */
 Status reward_model_buffers(Arena *arena, RewardModel *reward, Backend *backend, int max_tokens) CHECKED;
 

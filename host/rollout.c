@@ -29,6 +29,17 @@ static RolloutArrays lay_out(const Rollout *r, int32_t *base) {
                          .reply = base + (ARRAYS + 2) * n};
 }
 
+size_t rollout_bytes(const DecoderConfig *config, DType storage, int prompt_tokens, int max_reply,
+                     int max_posts, int samples_per_post) {
+  Rollout shape = {.max_rows = max_posts * samples_per_post, .max_reply = max_reply};
+  int prompts = max_posts * prompt_tokens, rows = shape.max_rows, tokens = prompts > rows ? prompts : rows;
+  size_t sampler = (size_t)rows * (size_t)config->vocab + padded(rows) + padded(rows * max_reply);
+  return batch_bytes(tokens, max_posts) + activations_bytes(config, storage, tokens, ACTIVATIONS_INFERENCE) +
+         model_rows_bytes(config, storage, rows, false) +
+         decode_cache_bytes(config, storage, prompts, rows, max_reply) + elements(&shape) * sizeof(int32_t) +
+         sampler * sizeof(float) + sizeof(RandomKey);
+}
+
 Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, const PromptCodec *codec,
                         int max_posts, int samples_per_post) {
   Backend *backend = model->parameters.backend;

@@ -1,7 +1,7 @@
 /* Sampling replies: each post's prompt goes through the decoder once, then all samples of all posts are
- * decoded together, one token a step, until each has drawn <eos> or is full. Replies that have ended leave the
- * batch at times. Where the backend records, the batch has one of a few sizes, each with a recorded step; its rows
- * beyond the open replies are ended ones, which stay as they are. */
+ * decoded together, one token a step, until each has drawn <eos> or is full. Replies that have ended leave
+ * the batch at times. Where the backend records, the batch has one of a few sizes, each with a recorded step;
+ * its rows beyond the open replies are ended ones, which stay as they are. */
 #ifndef POPALM_ROLLOUT_H
 #define POPALM_ROLLOUT_H
 
@@ -48,6 +48,11 @@ typedef struct Rollout {
   float *device_logits, *device_logprob, *device_reply_logprob; /* [rows, V], [rows], [slots, max_reply] */
 } Rollout;
 
+enum { EVALUATED_AT_ONCE = 32 }; /* posts of an evaluation that are answered together, by each rank */
+
+/* Device bytes that rollout_allocate takes on one of so many ranks, where prompts have at most prompt_tokens tokens. */
+size_t rollout_bytes(const DecoderConfig *config, DType storage, int prompt_tokens, int max_reply,
+                     int max_posts, int samples_per_post);
 /* Buffers for up to max_posts posts of samples_per_post samples, over all ranks. */
 Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, const PromptCodec *codec,
                         int max_posts, int samples_per_post) CHECKED;

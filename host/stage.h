@@ -7,6 +7,7 @@
 #include "base/arena.h"
 #include "base/status.h"
 #include "experiment.h"
+#include "memory.h"
 
 typedef enum StageId {
   STAGE_WORLD,        /* only with data.synth: train.json, dev.json, pairs.json, world.json */
@@ -38,6 +39,7 @@ typedef struct Stage {
   bool (*reads)(const Experiment *, StageId input); /* which of them this experiment needs; NULL: all */
   const char *sections[8]; /* paths of the resolved experiment that are part of its key, NULL-terminated */
   bool reads_train, reads_dev, reads_pairs; /* whose content is part of its key */
+  MemoryNeed (*memory)(const MemoryQuestion *); /* what it takes; NULL: next to nothing */
 } Stage;
 
 extern const Stage stages[STAGE_COUNT]; /* stage.c */

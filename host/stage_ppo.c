@@ -59,6 +59,8 @@ static Status open_stage(PpoStage *stage) {
                      reward_model_name(context->experiment)));
   TRY(reward_model_load(arena, &stage->reward, context->backend, context->input[STAGE_REWARD],
                         &stage->ppo.policy.model));
+  TRY(reward_model_reserve(&stage->reward,
+                           stage->settings->posts_per_step * stage->settings->samples_per_post));
   return rollout_allocate(arena, &stage->rollout, &stage->ppo.policy.model, &stage->codec,
                           stage->settings->posts_per_step, stage->settings->samples_per_post);
 }

@@ -7,6 +7,21 @@
 
 #include "base/comm.h"
 
+static bool adapts(const AdapterSettings *adapter) { return adapter->rank || adapter->prefix_tokens; }
+
+static Status set_adapter(const AdapterSettings *adapter, DecoderConfig *config) {
+  config->prefix_tokens = adapter->prefix_tokens;
+  config->base = adapter->base;
+  if (adapter->rank == 0) return OK;
+  config->lora =
+      (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
+  return lora_targets_parse(adapter->targets, config, &config->lora);
+}
+
+Status experiment_adapt(const Experiment *experiment, DecoderConfig *config) {
+  return adapts(&experiment->adapter) ? set_adapter(&experiment->adapter, config) : OK;
+}
+
 /* The shape of an adapter of the model in folder `from`, which key names, in its description. */
 static Status add_adapter(const AdapterSettings *adapter, const char *key, const char *from,
                           DecoderConfig *config) {
@@ -20,15 +35,8 @@ static Status add_adapter(const AdapterSettings *adapter, const char *key, const
     return fail(
         INVALID, "%s %s is an adapter itself; %s", key, from,
         config->prefix_tokens ? "name the model that it adapts" : "popalm export merges it into its base");
-  config->prefix_tokens = adapter->prefix_tokens;
-  config->base = adapter->base;
-  if (adapter->rank == 0) return OK;
-  config->lora =
-      (LoraConfig){.rank = adapter->rank, .alpha = (float)adapter->alpha, .dropout = (float)adapter->dropout};
-  return lora_targets_parse(adapter->targets, config, &config->lora);
+  return set_adapter(adapter, config);
 }
-
-static bool adapts(const AdapterSettings *adapter) { return adapter->rank || adapter->prefix_tokens; }
 
 Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) {
   const char *from = experiment->model_from;

@@ -10,6 +10,8 @@
 /* The model that the SFT stage trains: the preset or model.from, with the adapter's shape. vocab is 0 where
  * the tokenizer decides. */
 Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
+/* Gives a model that is not one yet the experiment's adapter. */
+Status experiment_adapt(const Experiment *experiment, DecoderConfig *config) CHECKED;
 /* The model that the reward stage trains, likewise. */
 Status experiment_reward_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
 /* The folder or preset that it starts from, for messages. */

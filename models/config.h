@@ -57,6 +57,14 @@ extern const char *const base_names[]; /* of WeightType, for people and files; e
 static inline bool decoder_adapted(const DecoderConfig *c) {
   return c->lora.rank > 0 || c->prefix_tokens > 0;
 }
+/* The whole model of the same form. */
+static inline DecoderConfig decoder_without_adapter(const DecoderConfig *c) {
+  DecoderConfig whole = *c;
+  whole.lora = (LoraConfig){0};
+  whole.prefix_tokens = 0;
+  whole.base = WEIGHT_NATIVE;
+  return whole;
+}
 /* Tokens that a sequence may have: positions count from the prefix's length on. */
 static inline int decoder_context(const DecoderConfig *c) { return c->max_positions - c->prefix_tokens; }
 

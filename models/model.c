@@ -8,7 +8,7 @@
 
 enum { MODEL_FORMAT = 1 };
 
-static void declare(Arena *arena, Model *model, const DecoderConfig *config, ModelParts parts) {
+void model_declare(Arena *arena, Model *model, const DecoderConfig *config, ModelParts parts) {
   *model = (Model){.reward_weight = -1, .reward_bias = -1, .value_weight = -1, .value_bias = -1};
   decoder_declare(&model->decoder, arena, config, &model->parameters);
   int H = config->hidden;
@@ -47,7 +47,7 @@ static Status allocate(Arena *arena, Model *model, Backend *backend, const char 
 
 Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
                     const char *base, ModelParts parts, bool trainable, uint64_t seed) {
-  declare(arena, model, config, parts);
+  model_declare(arena, model, config, parts);
   TRY(allocate(arena, model, backend, base, parts, trainable));
   return parameters_init(&model->parameters, "", seed);
 }
@@ -110,7 +110,7 @@ static Status create_from(Arena *arena, Model *model, Backend *backend, const Ch
   TRY(model_meta_parse(checkpoint->path, checkpoint->meta, &config));
   const char *base = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(checkpoint->meta, "base"));
   const char *head = parts.value_head ? "value_head." : "reward_head.";
-  declare(arena, model, &config, parts);
+  model_declare(arena, model, &config, parts);
   TRY(allocate(arena, model, backend, base, parts, trainable));
   TRY(parameters_init(&model->parameters, head, seed)); /* the only tensors that the file may lack */
   return parameters_load(&model->parameters, checkpoint, false, head);

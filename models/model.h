@@ -21,6 +21,8 @@ struct Model {
   const char *base; /* folder of the model that the frozen weights are from, or NULL: nothing is frozen */
 };
 
+/* Declares the tensors of such a model without allocating them: for statements of its size. */
+void model_declare(Arena *arena, Model *model, const DecoderConfig *config, ModelParts parts);
 /* A model with random weights; with an adapter the frozen ones are of the model in folder
  * base, which else is NULL. config->vocab must be set. */
 Status model_create(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,

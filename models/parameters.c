@@ -6,8 +6,9 @@
 #include "models/reduce.h"
 
 enum {
-  STAGED = 1 << 20,      /* values that are converted at once */
-  FROZEN_ALIGNMENT = 256 /* bytes */
+  READ_AT_ONCE = 1 << 20, /* values of a file */
+  STAGED = 1 << 20,       /* values that are converted at once */
+  FROZEN_ALIGNMENT = 256  /* bytes */
 };
 
 int parameters_add(Parameters *parameters, Arena *arena, const char *name, int rows, int cols, Init init,
@@ -75,7 +76,7 @@ size_t parameters_bytes(const Parameters *parameters, DType storage, bool traina
   size_t element = dtype_bytes(storage), all = trained_elements(parameters), own = all / (size_t)comm.size;
   size_t copy = storage == F32 ? 0 : element,
          bytes = all * element; /* copy: the weights that a shard sends */
-  if (trainable) bytes += all * (element + (comm.transport ? 0 : 2 * sizeof(float)));
+  if (trainable) bytes += all * (element + (comm.transport ? 0 : 2 * sizeof(float))) + sizeof(float);
   if (trainable && !comm.transport && storage != F32) bytes += all * sizeof(float);
   if (trainable && comm.transport) bytes += own * (3 * sizeof(float) + element + copy);
   return bytes + parameters_frozen_bytes(parameters, storage);
@@ -199,49 +200,76 @@ static Status put_converted(Backend *backend, void *to, const void *values, DTyp
   return status;
 }
 
+/* Rows of a tensor that stand one behind the other; of a vector, its elements. */
+typedef struct Rows {
+  int64_t first, count;
+} Rows;
+
+static size_t row_elements(const Parameter *parameter) {
+  return parameter->rank == 2 ? (size_t)parameter->shape[1] : 1;
+}
+
 static Status put_reduced(Parameters *parameters, const Parameter *parameter, const char *path,
-                          const void *values, DType type) {
-  int index = (int)(parameter - parameters->list);
-  if (reduce_matrix(parameters->backend, parameters_weight(parameters, index),
-                    parameters_weight_type(parameters, index), values, type, (int)parameter->shape[0],
-                    (int)parameter->shape[1]))
+                          const void *values, DType type, Rows rows) {
+  int index = (int)(parameter - parameters->list), columns = (int)parameter->shape[1];
+  WeightType base = parameters_weight_type(parameters, index);
+  size_t before = (size_t)rows.first * weight_row_bytes(base, parameters->backend->storage, columns);
+  if (reduce_matrix(parameters->backend, (char *)parameters_weight(parameters, index) + before, base, values,
+                    type, (int)rows.count, columns))
     return OK;
   return fail(INVALID,
               "%s: tensor \"%s\" has values that int8 cannot hold; set adapter.base to native or bf16", path,
               parameter->name);
 }
 
-/* Writes host values (F32 or BF16) over one tensor's weights, and master where that has all of it. path:
- * where they are from */
-static Status put_weights(Parameters *parameters, const Parameter *parameter, const char *path,
-                          const void *values, DType type) {
+/* Writes host values (F32 or BF16) over rows of one tensor's weights, and master where that has all of it.
+ * path: where they are from */
+static Status put_rows(Parameters *parameters, const Parameter *parameter, const char *path,
+                       const void *values, DType type, Rows rows) {
   Backend *backend = parameters->backend;
   int index = (int)(parameter - parameters->list);
-  size_t bytes = parameter->count * dtype_bytes(type);
-  void *weights = parameters_weight(parameters, index);
-  bool has_master = parameters->master && !parameter->frozen && !parameters->shards.size;
+  size_t before = (size_t)rows.first * row_elements(parameter);
+  size_t count = (size_t)rows.count * row_elements(parameter), bytes = count * dtype_bytes(type);
   if (parameters_weight_type(parameters, index) != WEIGHT_NATIVE)
-    return put_reduced(parameters, parameter, path, values, type);
+    return put_reduced(parameters, parameter, path, values, type, rows);
+  void *weights = (char *)parameters_weight(parameters, index) + before * dtype_bytes(backend->storage);
+  bool has_master = parameters->master && !parameter->frozen && !parameters->shards.size;
+  float *master = has_master ? parameters->master + parameter->offset + before : NULL;
   if (backend->storage == type) {
     backend->upload(backend, weights, values, bytes);
     if (has_master && type != F32) /* else weights and master are one */
-      backend->convert(backend, parameters->master + parameter->offset, F32, weights, type, parameter->count);
+      backend->convert(backend, master, F32, weights, type, count);
     return OK;
   }
   if (has_master && type == F32) {
-    float *master = parameters->master + parameter->offset;
     backend->upload(backend, master, values, bytes);
-    backend->convert(backend, weights, backend->storage, master, F32, parameter->count);
+    backend->convert(backend, weights, backend->storage, master, F32, count);
     return OK;
   }
-  return put_converted(backend, weights, values, type, parameter->count);
+  return put_converted(backend, weights, values, type, count);
 }
 
 static Status put(Parameters *parameters, const Parameter *parameter, const char *path, const void *values,
                   DType type) {
-  TRY(put_weights(parameters, parameter, path, values, type));
+  TRY(put_rows(parameters, parameter, path, values, type, (Rows){0, parameter->shape[0]}));
   if (parameters->shards.size && !parameter->frozen)
     parameters_put_shard(parameters, parameters->master, parameter, values, type);
+  return OK;
+}
+
+/* A tensor of a mapped file, some rows at a time, whose pages need not stay. */
+static Status put_mapped(Parameters *parameters, const Parameter *parameter, const Checkpoint *checkpoint,
+                         const HostTensor *tensor) {
+  int64_t step = (int64_t)(READ_AT_ONCE / row_elements(parameter)) + 1;
+  size_t row_bytes = row_elements(parameter) * dtype_bytes(tensor->type);
+  for (int64_t first = 0; first < parameter->shape[0]; first += step) {
+    int64_t count = parameter->shape[0] - first < step ? parameter->shape[0] - first : step;
+    const char *values = (const char *)tensor->data + (size_t)first * row_bytes;
+    TRY(put_rows(parameters, parameter, checkpoint->path, values, tensor->type, (Rows){first, count}));
+    file_release(&checkpoint->map, values, (size_t)count * row_bytes);
+  }
+  if (parameters->shards.size && !parameter->frozen)
+    parameters_put_shard(parameters, parameters->master, parameter, tensor->data, tensor->type);
   return OK;
 }
 
@@ -295,8 +323,7 @@ Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, boo
                   checkpoint->path, parameter->name);
     }
     TRY(check_shape(checkpoint, tensor, parameter, true));
-    TRY(put(parameters, parameter, checkpoint->path, tensor->data, tensor->type));
-    file_release(&checkpoint->map, tensor->data, parameter->count * dtype_bytes(tensor->type));
+    TRY(put_mapped(parameters, parameter, checkpoint, tensor));
   }
   return OK;
 }
@@ -365,6 +392,10 @@ Status parameters_download(const Parameters *parameters, Arena *arena, bool with
   *tensors = NEW(arena, HostTensor, sets * parameters->count);
   *count = 0;
   for (int set = 0; set < sets; set++) {
+    if (source[set] && backend->host_memory && !parameters->shards.size) { /* written from where it stands */
+      list_tensors(parameters, arena, moment_prefix[set], source[set], *tensors, count);
+      continue;
+    }
     float *host = parameters->shards.size && !comm_is_first() ? NULL : NEW(arena, float, parameters->total);
     if (parameters->shards.size)
       TRY(parameters_download_shard(parameters, host, source[set]));

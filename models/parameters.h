@@ -107,9 +107,9 @@ Status parameters_download_shard(const Parameters *parameters, float *host, cons
  * tensors are errors. */
 Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, bool frozen,
                        const char *optional_prefix) CHECKED;
-/* Host copies of what is not frozen as fp32 tensors for checkpoint_write; with_optimizer adds "adam.m/<name>"
- * and "adam.v/<name>". Of a model in shards all ranks must call it, and rank 0 alone gets tensors: the same as
- * without shards. */
+/* What is not frozen as fp32 tensors for checkpoint_write, which are copies unless the device's memory is the
+ * host's: valid until the weights change; with_optimizer adds "adam.m/<name>" and "adam.v/<name>". Of a model in
+ * shards all ranks must call it, and rank 0 alone gets tensors: the same as without shards. */
 Status parameters_download(const Parameters *parameters, Arena *arena, bool with_optimizer,
                            HostTensor **tensors, int *count) CHECKED;
 /* Adam's moments from a checkpoint written with_optimizer. */

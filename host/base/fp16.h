@@ -5,19 +5,25 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint32_t fp16_bits_of(float value) {
+#ifdef __CUDACC__ /* the same code on the device */
+#define FP16_INLINE static __host__ __device__ inline
+#else
+#define FP16_INLINE static inline
+#endif
+
+FP16_INLINE uint32_t fp16_bits_of(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-static inline float fp16_of_bits(uint32_t bits) {
+FP16_INLINE float fp16_of_bits(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof value);
   return value;
 }
 
-static inline float half_to_float(uint16_t half) {
+FP16_INLINE float half_to_float(uint16_t half) {
   uint32_t sign = (uint32_t)(half & 0x8000u) << 16, exponent = (half >> 10) & 31u, fraction = half & 0x3ffu;
   if (exponent == 31) return fp16_of_bits(sign | 0x7f800000u | fraction << 13);
   if (exponent == 0) { /* zero and subnormals: fraction * 2^-24 */
@@ -27,7 +33,7 @@ static inline float half_to_float(uint16_t half) {
   return fp16_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-static inline uint16_t float_to_half(float value) {
+FP16_INLINE uint16_t float_to_half(float value) {
   uint32_t bits = fp16_bits_of(value), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x1ffu)); /* NaN */
   if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* rounds to more than 65504 */

@@ -16,7 +16,6 @@ enum {
   QUERIES = 48, /* TILE_ROWS * 8 */
   PANEL = 64,   /* keys of a transposed panel: what one tile reads at each step of depth */
   KEYS = 192,   /* 3 panels; scores of a block of queries fit the first-level cache */
-  SLICES = 16   /* of the batch, for the prefix's gradient */
 };
 _Static_assert(KEYS % PANEL == 0 && PANEL % TILE_PAD == 0 && QUERIES % TILE_ROWS == 0,
                "blocks are whole tiles");
@@ -185,6 +184,11 @@ static size_t part_size(int most_keys, int dim) {
   return (size_t)padded(most_keys > QUERIES ? most_keys : QUERIES, PANEL) * padded(dim, TILE_PAD);
 }
 
+size_t cpu_attention_scratch(int most_keys, int head_dim, bool backward) {
+  size_t each = (size_t)(backward ? BACKWARD_PARTS : FORWARD_PARTS) * part_size(most_keys, head_dim);
+  return cpu_threads() * each * sizeof(float);
+}
+
 static Scratch scratch_of(float *workspace, int parts, int most_keys, int dim) {
   Scratch s = {.pad = padded(dim, TILE_PAD)};
   float *own = workspace + (size_t)omp_get_thread_num() * parts * part_size(most_keys, dim);
@@ -233,8 +237,7 @@ void cpu_attention(Backend *backend, const Attention *a) {
   int group = a->heads / a->kv_heads, all = a->heads + 2 * a->kv_heads, dim = a->head_dim;
   int most = a->prefix_len + s->max_len;
   size_t ldo = (size_t)a->heads * dim;
-  float *workspace = cpu_workspace(
-      backend, omp_get_max_threads() * FORWARD_PARTS * part_size(most, dim) * sizeof *workspace);
+  float *workspace = cpu_workspace(backend, cpu_attention_scratch(most, dim, false));
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (int b = 0; b < s->count; b++)
     for (int kv = 0; kv < a->kv_heads; kv++) {
@@ -340,11 +343,11 @@ void cpu_attention_backward(Backend *backend, const AttentionBackward *a) {
   const Sequences *s = &a->sequences;
   int dim = a->head_dim, most = a->prefix_len + s->max_len;
   bool summed = a->dprefix && a->prefix_len;
-  int slices = summed ? smaller(SLICES, s->count) : s->count;
+  int slices = summed ? smaller(PREFIX_SLICES, s->count) : s->count;
   size_t width = summed ? (size_t)a->prefix_len * 2 * a->kv_heads * dim : 0;
   size_t sums = ((size_t)slices * width + TILE_PAD - 1) / TILE_PAD * TILE_PAD;
-  size_t scratch = omp_get_max_threads() * BACKWARD_PARTS * part_size(most, dim);
-  float *partial = cpu_workspace(backend, (sums + scratch) * sizeof *partial), *dprefix = a->dprefix;
+  float *partial = cpu_workspace(backend, sums * sizeof *partial + cpu_attention_scratch(most, dim, true));
+  float *dprefix = a->dprefix;
   memset(partial, 0, sums * sizeof *partial);
 #pragma omp parallel for collapse(2) schedule(dynamic)
   for (int slice = 0; slice < slices; slice++)

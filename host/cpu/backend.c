@@ -17,6 +17,7 @@ enum { ALIGNMENT = 64, COPY_BLOCK = 1 << 20 };
 
 typedef struct CpuState {
   size_t used, total; /* bytes allocated by alloc; bytes this process may have */
+  size_t peak;        /* the most of used and workspace together */
   void *workspace;
   size_t workspace_bytes;
   double timer_started; /* seconds of the monotonic clock */
@@ -26,6 +27,11 @@ typedef struct CpuState {
 typedef struct Header {
   _Alignas(ALIGNMENT) size_t bytes;
 } Header;
+
+static void count_peak(CpuState *state) {
+  size_t now = state->used + state->workspace_bytes;
+  if (now > state->peak) state->peak = now;
+}
 
 static Status cpu_alloc(Backend *backend, size_t bytes, const char *what, void **out) {
   CpuState *state = backend->state;
@@ -41,6 +47,7 @@ static Status cpu_alloc(Backend *backend, size_t bytes, const char *what, void *
                 what, (double)bytes / 0x1p20, (double)state->used / 0x1p20, (double)state->total / 0x1p20);
   header->bytes = bytes;
   state->used += bytes;
+  count_peak(state);
   *out = header + 1;
   return OK;
 }
@@ -52,14 +59,17 @@ static void cpu_free(Backend *backend, void *memory) {
   free(header);
 }
 
+size_t cpu_grown(size_t bytes) { return (bytes + bytes / 4 + ALIGNMENT) / ALIGNMENT * ALIGNMENT; }
+
 void *cpu_workspace(Backend *backend, size_t bytes) {
   CpuState *state = backend->state;
   if (bytes <= state->workspace_bytes && state->workspace) return state->workspace;
   free(state->workspace);
-  size_t grown = (bytes + bytes / 4 + ALIGNMENT) / ALIGNMENT * ALIGNMENT;
+  size_t grown = cpu_grown(bytes);
   state->workspace = aligned_alloc(ALIGNMENT, grown);
   if (!state->workspace) arena_exhausted(grown);
   state->workspace_bytes = grown;
+  count_peak(state);
   return state->workspace;
 }
 
@@ -165,6 +175,17 @@ static void cpu_memory(Backend *backend, size_t *used, size_t *total) {
   *total = state->total;
 }
 
+static size_t cpu_peak(Backend *backend, bool reset) {
+  CpuState *state = backend->state;
+  size_t peak = state->peak;
+  if (!reset) return peak;
+  free(state->workspace);
+  state->workspace = NULL;
+  state->workspace_bytes = 0;
+  state->peak = state->used;
+  return peak;
+}
+
 static void cpu_close(Backend *backend) {
   CpuState *state = backend->state;
   free(state->workspace);
@@ -220,6 +241,8 @@ static const Backend cpu_backend = {
     .convert = cpu_convert,
     .synchronize = cpu_synchronize,
     .memory = cpu_memory,
+    .peak = cpu_peak,
+    .host_memory = true,
     .close = cpu_close,
     .join = cpu_join,
     .timer_start = cpu_timer_start,

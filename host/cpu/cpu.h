@@ -17,6 +17,14 @@ enum { PARALLEL_FROM = 32768 };
  * An operation that calls another (linear_backward uses it, linear does not) must not hold it meanwhile. */
 void *cpu_workspace(Backend *backend, size_t bytes);
 
+/* What the backend takes for a workspace of this size: a little more, so that it seldom grows. */
+size_t cpu_grown(size_t bytes);
+/* Bytes of scratch memory of the operations that take much, which both they and statements of memory use. */
+size_t cpu_vocab_scratch(int rows, int hidden, int vocab, WeightType type, bool backward);
+size_t cpu_linear_backward_scratch(int rows, int in, int out, WeightType type, bool dx, bool dweight);
+size_t cpu_attention_scratch(int most_keys, int head_dim, bool backward);
+enum { PREFIX_SLICES = 16 }; /* of the batch, whose sums of a prefix's gradient stand there too */
+
 /* Threads that may share an operation, and which of them this is. */
 size_t cpu_threads(void);
 size_t cpu_thread(void);

@@ -212,11 +212,24 @@ enum {
 static int least(int a, int b) { return a < b ? a : b; }
 static int parts(int size, int part) { return (size + part - 1) / part; }
 
+/* How many slabs the rows of a weight's gradient are cut into. */
+static int slabs_of(int rows, int in, int out) {
+  return parts(out, DW_OUTS) * parts(in, DW_INS) < FEW_TILES ? least(parts(rows, SLAB_ROWS), MAX_SLABS) : 1;
+}
+
+size_t cpu_linear_backward_scratch(int rows, int in, int out, WeightType type, bool dx, bool dweight) {
+  size_t wide = dx ? cpu_threads() * weight_tile_scratch(type, out, least(DX_COLUMNS, in)) : 0;
+  size_t partial = dweight && rows > 0 ? (size_t)(slabs_of(rows, in, out) - 1) * (size_t)out * (size_t)in : 0;
+  return (wide > partial ? wide : partial) * sizeof(float);
+}
+
 static void gradient_of_input(Backend *backend, const LinearBackward *op) {
   float *dx = op->dx;
   int row_tiles = parts(op->rows, DX_ROWS), column_tiles = parts(op->in, DX_COLUMNS);
   size_t scratch = weight_tile_scratch(op->weight_type, op->out, least(DX_COLUMNS, op->in));
-  float *wide = scratch ? cpu_workspace(backend, cpu_threads() * scratch * sizeof *wide) : NULL;
+  float *wide = scratch ? cpu_workspace(backend, cpu_linear_backward_scratch(op->rows, op->in, op->out,
+                                                                             op->weight_type, true, false))
+                        : NULL;
 #pragma omp parallel for collapse(2) \
     schedule(dynamic) if ((size_t)op->rows * op->in * op->out / 16 >= PARALLEL_FROM)
   for (int i = 0; i < row_tiles; i++)
@@ -252,12 +265,15 @@ static void weight_tile(const LinearBackward *op, float *into, float beta, int f
 
 static void gradient_of_weight(Backend *backend, const LinearBackward *op) {
   int out_tiles = parts(op->out, DW_OUTS), in_tiles = parts(op->in, DW_INS);
-  int slabs = out_tiles * in_tiles < FEW_TILES ? least(parts(op->rows, SLAB_ROWS), MAX_SLABS) : 1;
+  int slabs = slabs_of(op->rows, op->in, op->out);
   int slab_rows = parts(op->rows, slabs);
   size_t size = (size_t)op->out * op->in;
   float *dweight = op->dweight;
   /* Slab 0 adds to the gradient itself, the others stand beside it until they are added in order. */
-  float *partial = slabs > 1 ? cpu_workspace(backend, (size_t)(slabs - 1) * size * sizeof *partial) : NULL;
+  float *partial = slabs > 1
+                       ? cpu_workspace(backend, cpu_linear_backward_scratch(op->rows, op->in, op->out,
+                                                                            op->weight_type, false, true))
+                       : NULL;
   bool parallel = (size_t)op->rows * size / 16 >= PARALLEL_FROM;
 #pragma omp parallel for collapse(3) schedule(dynamic) if (parallel)
   for (int s = 0; s < slabs; s++)

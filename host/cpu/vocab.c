@@ -25,6 +25,11 @@ static int chunk_rows(int rows, int vocab) {
   return smaller(rows, most);
 }
 
+size_t cpu_vocab_scratch(int rows, int hidden, int vocab, WeightType type, bool backward) {
+  size_t wide = backward ? cpu_threads() * weight_tile_scratch(type, vocab, smaller(TILE_COLS, hidden)) : 0;
+  return ((size_t)chunk_rows(rows, vocab) * (size_t)vocab + wide) * sizeof(float);
+}
+
 /* logits[rows, V] = hidden[rows, H] weight[V, H]t, by the linear operation, whose rows do not depend on
  * the rows beside them: a token's logprob is the same in any batch. It does not use the workspace. */
 static void logits_of(Backend *backend, const float *hidden, const void *weight, WeightType type, int rows,
@@ -115,7 +120,8 @@ static void softmax_backward(float *logits, int vocab, int target, Softmax s, fl
 void cpu_vocab(Backend *backend, const Vocab *a) {
   if (a->rows == 0 || a->vocab == 0) return;
   int chunk = chunk_rows(a->rows, a->vocab);
-  float *logits = cpu_workspace(backend, (size_t)chunk * a->vocab * sizeof *logits);
+  float *logits =
+      cpu_workspace(backend, cpu_vocab_scratch(a->rows, a->hidden_size, a->vocab, a->weight_type, false));
   for (int from = 0; from < a->rows; from += chunk) {
     int rows = smaller(chunk, a->rows - from);
     logits_of(backend, (const float *)a->hidden + (size_t)from * a->hidden_size, a->weight, a->weight_type,
@@ -132,8 +138,7 @@ void cpu_vocab(Backend *backend, const Vocab *a) {
 void cpu_vocab_backward(Backend *backend, const VocabBackward *a) {
   if (a->rows == 0 || a->vocab == 0) return;
   int chunk = chunk_rows(a->rows, a->vocab), size = a->hidden_size, vocab = a->vocab;
-  size_t scratch = weight_tile_scratch(a->weight_type, vocab, smaller(TILE_COLS, size));
-  float *logits = cpu_workspace(backend, ((size_t)chunk * vocab + cpu_threads() * scratch) * sizeof *logits);
+  float *logits = cpu_workspace(backend, cpu_vocab_scratch(a->rows, size, vocab, a->weight_type, true));
   for (int from = 0; from < a->rows; from += chunk) {
     int rows = smaller(chunk, a->rows - from);
     const float *hidden = (const float *)a->hidden + (size_t)from * size;

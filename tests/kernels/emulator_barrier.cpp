@@ -77,6 +77,12 @@ void land(Block *block, const TensorCopy &copy) {
     }
 }
 
+/* Registers a thread of a block that has a multiprocessor for itself. */
+int launch_registers(const Block *block) {
+  int most = 65536 / static_cast<int>(block->threads.size()) / 8 * 8;
+  return most < 255 ? most : 255;
+}
+
 #ifdef EMULATOR_RACES
 /* For the thread sanitizer the copy engine is a thread of its own: what it writes is ordered before those
  * only who wait for the mbarrier, not before those who meet the thread that issued the copy. */
@@ -210,8 +216,36 @@ void async_proxy_fence(Site) {
   memcpy(block->async_view.data(), block->arrays[0].memory, block->arrays[0].bytes);
 }
 
+/* The registers of a block are those that it was launched with, as many as fit of 64k; a warp that wants more
+ * than are free waits until others have given theirs. By all warps of a warpgroup; here each is looked at by
+ * itself. */
+void emulator_registers(int count, bool take, Site site) {
+  const char *word = take ? "registers_take" : "registers_give";
+  if (count < 24 || count > 256 || count % 8)
+    emulator_error(site, "%s: %d; multiples of 8 from 24 to 256 are possible", word, count);
+  Block *block = self()->block;
+  int &mine = block->registers[static_cast<size_t>(self()->number) / 32];
+  int had = mine;
+  emulator_collective(word, site, nullptr, [](void *const *) {});
+  if (take ? count < had : count > had) emulator_error(site, "%s: %d, but a thread has %d", word, count, had);
+  RacesIgnored own;
+  int pool = launch_registers(block) * static_cast<int>(block->registers.size());
+  for (;;) {
+    int all = count - mine;
+    for (int warp : block->registers) all += warp;
+    if (all <= pool) break;
+    block->want_registers.push_back(self());
+    sleep_in(word, site);
+  }
+  mine = count;
+  for (Thread *thread : block->want_registers) wake(thread);
+  block->want_registers.clear();
+}
+
 void emulator::hopper_prepare(Block *block) {
   RacesIgnored own;
+  block->registers.assign(block->threads.size() / 32, launch_registers(block));
+  block->want_registers.clear();
   block->mbarriers.clear();
   block->tensor_copies.clear();
   block->issued.clear();

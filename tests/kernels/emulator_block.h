@@ -101,6 +101,8 @@ struct SharedArray {
 
 struct Block {
   EmulatorPosition position;
+  std::vector<int> registers;           /* of a thread, by warp; setmaxnreg moves them */
+  std::vector<Thread *> want_registers; /* that wait for others to give some */
   std::map<const MBarrier *, MBarrierState> mbarriers;
   std::vector<TensorCopy> tensor_copies;               /* issued, not landed */
   std::vector<unsigned char> async_view;               /* dynamic shared memory as the asynchronous proxy sees it */

@@ -7,12 +7,14 @@
 #include <functional>
 #include <vector>
 
+#include "memory_count.h"
 extern "C" {
 #include "base/bf16.h"
 #include "base/comm.h"
 }
 #include "operations.h"
 #include "primitives.cuh"
+#include "scratch.h"
 
 namespace {
 
@@ -20,12 +22,24 @@ typedef std::vector<std::function<void()>> Recording;
 
 Recording *recording; /* that submissions go to, instead of running */
 
+MemoryCount counted;
+size_t largest; /* scratch memory, which the GPU's backend would hold */
+
 Status allocate(Backend *, size_t bytes, const char *, void **out) {
   *out = device_alloc(bytes);
+  counted.add(*out, bytes);
   return OK;
 }
 
-void release(Backend *, void *memory) { device_free(memory); }
+void release(Backend *, void *of) {
+  counted.remove(of);
+  device_free(of);
+}
+
+size_t peak(Backend *, bool reset) {
+  if (reset) counted.remove(&largest), largest = 0;
+  return counted.most(reset);
+}
 
 /* Not part of a recording: the host's memory may be gone when it is replayed. */
 void transfer(const char *what, void *to, const void *from, size_t bytes) {
@@ -58,7 +72,7 @@ void copy(Backend *, void *to, const void *from, size_t bytes) {
 Status synchronize(Backend *) { return OK; }
 
 void memory_of(Backend *, size_t *used, size_t *total) {
-  *used = 0;
+  *used = counted.used;
   *total = static_cast<size_t>(64) << 30;
 }
 
@@ -131,6 +145,11 @@ void emulator_submit(std::function<void()> work) {
 void *cuda_workspace(Backend *backend, size_t bytes) {
   static std::vector<void *> kept;
   CudaState *state = cuda_state(backend);
+  if (bytes > largest) {
+    counted.remove(&largest);
+    largest = workspace_grown(bytes);
+    counted.add(&largest, largest);
+  }
   if (recording) {
     kept.push_back(device_alloc(bytes));
     return kept.back();
@@ -166,6 +185,7 @@ Backend *emulator_backend() {
   backend.copy = copy;
   backend.synchronize = synchronize;
   backend.memory = memory_of;
+  backend.peak = peak;
   backend.attention_baseline = cuda_attention_baseline;
   backend.attention_backward_baseline = cuda_attention_backward_baseline;
   backend.timer_start = timer_start;

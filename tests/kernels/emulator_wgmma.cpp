@@ -281,10 +281,3 @@ void emulator_wgmma_settle(const void *registers, size_t bytes, Site site) {
         emulator_error(site, "wgmma_settle: a product that uses these registers is in flight");
   }
 }
-
-/* By all warps of a warpgroup; here a warp is looked at. */
-void emulator_registers(int count, bool take, Site site) {
-  if (count < 24 || count > 256 || count % 8)
-    emulator_error(site, "setmaxnreg to %d; multiples of 8 from 24 to 256 are possible", count);
-  emulator_collective(take ? "registers_take" : "registers_give", site, nullptr, [](void *const *) {});
-}

@@ -31,7 +31,8 @@ static void check_forward(int rows, int hidden, bool position_table, uint32_t te
                     max_positions,
                     token_table.get(),
                     position_table ? positions_table.get() : nullptr,
-                    out.get()};
+                    out.get(),
+                    WEIGHT_NATIVE};
     cuda_embedding(emulator_backend(), &op);
     expect_same_bits("out", out.get(), want);
   }

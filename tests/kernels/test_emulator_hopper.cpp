@@ -360,6 +360,32 @@ void a_ring_of_stages_goes_round(void **) {
 #endif
 }
 
+/* 512 threads are launched with 128 registers each. */
+template <int producer, int consumer>
+void hand_over(int *out) {
+  if (threadIdx.x < 128)
+    registers_give<producer>();
+  else
+    registers_take<consumer>();
+  out[threadIdx.x] = 1;
+}
+
+void registers_come_from_those_who_gave_them(void **) {
+  DeviceArray<int> out(512);
+  CudaState *state = cuda_state(emulator_backend());
+  FOR_EACH_SCHEDULE {
+    out.poison();
+    launch(state, {"hand_over", 1, 512, 0}, hand_over<32, 160>, out.get());
+    for (size_t i = 0; i < 512; i++) assert_int_equal(out[i], 1);
+    emulator_expect_begin();
+    launch(state, {"hand_over", 1, 512, 0}, hand_over<40, 160>, out.get());
+    assert_non_null(strstr(emulator_expect_end(), "wait in registers_take"));
+    emulator_expect_begin();
+    launch(state, {"hand_over", 1, 512, 0}, hand_over<136, 160>, out.get());
+    assert_non_null(strstr(emulator_expect_end(), "registers_give: 136, but a thread has 128"));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -373,6 +399,7 @@ int main() {
       cmocka_unit_test(faults_of_waits_are_caught),
       cmocka_unit_test(faults_of_descriptors_are_caught),
       cmocka_unit_test(written_operands_need_a_proxy_fence),
+      cmocka_unit_test(registers_come_from_those_who_gave_them),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

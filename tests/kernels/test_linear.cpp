@@ -87,7 +87,7 @@ static void linear_adds_bias_and_accumulates(void **) {
         for (int i = 0; i < in; i++) sum += number(x[size(r * in + i)]) * number(w[size(o * in + i)]);
         want[size(r * out + o)] = sum;
       }
-    Linear op = {x.get(), w.get(), bias.get(), y.get(), rows, in, out, accumulate == 1, 0, 0};
+    Linear op = {x.get(), w.get(), bias.get(), y.get(), rows, in, out, accumulate == 1, 0, 0, WEIGHT_NATIVE};
     cuda_linear(emulator_backend(), &op);
     expect_close("y", y.get(), want, 5e-3, 1e-3);
   }
@@ -114,8 +114,8 @@ static void check_backward(int rows, int in, int out, bool accumulate, uint32_t 
     }
   FOR_EACH_SCHEDULE {
     DeviceArray<bf16> dx(dx_start), dw(dw_start), db(db_start);
-    LinearBackward op = {x.get(), w.get(), dy.get(), dx.get(),   dw.get(), db.get(),
-                         rows,    in,      out,      accumulate, 0,        0};
+    LinearBackward op = {x.get(), w.get(), dy.get(),   dx.get(), dw.get(), db.get(),     rows,
+                         in,      out,     accumulate, 0,        0,        WEIGHT_NATIVE};
     cuda_linear_backward(emulator_backend(), &op);
     expect_close("dx", dx.get(), dx_want, 5e-3, 2e-3);
     expect_close("dweight", dw.get(), dw_want, 5e-3, 2e-3);
@@ -137,10 +137,12 @@ static void bias_gradient_sums_all_slices_and_blocks(void **) {
 static void outputs_may_be_left_out(void **) {
   TestRandom random(70);
   DeviceArray<bf16> x(random.normals(12)), dy(random.normals(8)), db(random.normals(2));
-  LinearBackward nothing = {x.get(), nullptr, dy.get(), nullptr, nullptr, nullptr, 4, 3, 2, false, 0, 0};
+  LinearBackward nothing = {x.get(), nullptr, dy.get(), nullptr, nullptr, nullptr,      4,
+                            3,       2,       false,    0,       0,       WEIGHT_NATIVE};
   cuda_linear_backward(emulator_backend(), &nothing);
   std::vector<bf16> before(db.get(), db.get() + 2);
-  LinearBackward no_rows = {x.get(), nullptr, dy.get(), nullptr, nullptr, db.get(), 0, 3, 2, false, 0, 0};
+  LinearBackward no_rows = {x.get(), nullptr, dy.get(), nullptr, nullptr, db.get(),     0,
+                            3,       2,       false,    0,       0,       WEIGHT_NATIVE};
   cuda_linear_backward(emulator_backend(), &no_rows);
   expect_same_bits("dbias", db.get(), before);
 }
@@ -152,7 +154,7 @@ static void strided_and_scaled_products_are_those_of_dense_rows(void **) {
   DeviceArray<bf16> x(random.normals(size(rows * in))), w(random.normals(size(out * in)));
   DeviceArray<bf16> dense(size(rows * out)), wide(random.normals(size(rows * stride)));
   std::vector<bf16> before(wide.get(), wide.get() + wide.count());
-  Linear forward = {x.get(), w.get(), nullptr, dense.get(), rows, in, out, false, 0, 0};
+  Linear forward = {x.get(), w.get(), nullptr, dense.get(), rows, in, out, false, 0, 0, WEIGHT_NATIVE};
   cuda_linear(emulator_backend(), &forward);
   forward.y = wide.get() + 3, forward.y_stride = stride, forward.scale = 0.5f;
   cuda_linear(emulator_backend(), &forward);
@@ -166,8 +168,8 @@ static void strided_and_scaled_products_are_those_of_dense_rows(void **) {
   DeviceArray<bf16> dy(random.normals(size(rows * out))), dx(size(rows * in)), dx_wide(size(rows * in));
   std::vector<bf16> none(size(out * in), bf16{0}), none_bias(size(out), bf16{0});
   DeviceArray<bf16> dw(none), dw_wide(none), db(none_bias), db_wide(none_bias);
-  LinearBackward backward = {x.get(), w.get(), dy.get(), dx.get(), dw.get(), db.get(),
-                             rows,    in,      out,      false,    0,        0};
+  LinearBackward backward = {x.get(), w.get(), dy.get(), dx.get(), dw.get(), db.get(),     rows,
+                             in,      out,     false,    0,        0,        WEIGHT_NATIVE};
   cuda_linear_backward(emulator_backend(), &backward);
   for (int r = 0; r < rows; r++)
     for (int c = 0; c < out; c++) wide[size(r * stride + c + 3)] = dy[size(r * out + c)];

@@ -50,12 +50,12 @@ static void check_forward(int rows, int hidden, int vocab, uint32_t test_case, f
   for (int i = 0; i < runs; i++) {
     emulator_schedule(schedule_number(i));
     logprob.poison(), entropy.poison(), logits.poison();
-    Vocab op = {c.hidden.get(), c.weight.get(), c.targets.get(), logprob.get(),
-                entropy.get(),  rows,           hidden,          vocab};
+    Vocab op = {c.hidden.get(), c.weight.get(), c.targets.get(), logprob.get(), entropy.get(),
+                rows,           hidden,         vocab,           WEIGHT_NATIVE};
     cuda_vocab(emulator_backend(), &op);
     expect_close("logprob", logprob.get(), c.logprob, 1e-5, 2e-5);
     expect_close("entropy", entropy.get(), c.entropy, 1e-4, 2e-5);
-    VocabLogits sampler = {c.hidden.get(), c.weight.get(), logits.get(), rows, hidden, vocab};
+    VocabLogits sampler = {c.hidden.get(), c.weight.get(), logits.get(), rows, hidden, vocab, WEIGHT_NATIVE};
     cuda_vocab_logits(emulator_backend(), &sampler);
     expect_close("logits", logits.get(), c.logits, 1e-5, 1e-4);
   }
@@ -88,7 +88,7 @@ static void check_backward(int rows, int hidden, int vocab, bool entropy, uint32
     VocabBackward op = {
         c.hidden.get(), c.weight.get(), c.targets.get(), d.get(), entropy ? de.get() : nullptr,
         logprob.get(),  dhidden.get(),  dweight.get(),   rows,    hidden,
-        vocab};
+        vocab,          WEIGHT_NATIVE};
     cuda_vocab_backward(emulator_backend(), &op);
     expect_close("logprob", logprob.get(), c.logprob, 1e-5, 2e-5);
     expect_close("dhidden", dhidden.get(), dhidden_want, 1e-2, 1.5e-2); /* dlogits are rounded to bf16 */
@@ -136,14 +136,14 @@ static void chunks_sum_the_weight_gradient_once(void **) {
   DeviceArray<bf16> dhidden(rows * hidden), dweight(std::vector<bf16>(size(vocab) * hidden, bf16{0}));
   emulator_schedule(schedule_number(0));
   VocabBackward op = {h.get(),       w.get(),       targets.get(), d.get(), nullptr, logprob.get(),
-                      dhidden.get(), dweight.get(), rows,          hidden,  vocab};
+                      dhidden.get(), dweight.get(), rows,          hidden,  vocab,   WEIGHT_NATIVE};
   cuda_vocab_backward(emulator_backend(), &op);
-  Vocab forward = {h.get(), w.get(), targets.get(), again.get(), nullptr, rows, hidden, vocab};
+  Vocab forward = {h.get(), w.get(), targets.get(), again.get(), nullptr, rows, hidden, vocab, WEIGHT_NATIVE};
   cuda_vocab(emulator_backend(), &forward);
   expect_same_bits("logprob", again.get(), std::vector<float>(logprob.get(), logprob.get() + rows));
-  /* A row's gradient is its own weight, less the mean weight, times dlogprob. Weights are normal with variance
-   * 0.01, so under probabilities that grow as e^(h w) their mean is 0.01 h. Rows of the vocabulary that are no
-   * target have next to no gradient. */
+  /* A row's gradient is its own weight, less the mean weight, times dlogprob. Weights are normal with
+   * variance 0.01, so under probabilities that grow as e^(h w) their mean is 0.01 h. Rows of the vocabulary
+   * that are no target have next to no gradient. */
   std::vector<double> dweight_want(dweight.count(), 0.0), dhidden_want(dhidden.count());
   for (size_t i = 0; i < dhidden_want.size(); i++) {
     double scale = number(d[i / hidden]);
