@@ -89,6 +89,7 @@ Status check_memory(Arena *arena, const Plan *plan) {
 /* ---- of a description ---- */
 
 static Status print_described(Arena *arena, const Arguments *arguments, const Experiment *e) {
+  if (!comm_is_first()) return OK;
   const char *preset = option_text(arguments, "--memory-of", NULL), *kind;
   DecoderConfig config;
   TRY(decoder_config_read(arena, preset, &config));

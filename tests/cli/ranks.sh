@@ -77,13 +77,13 @@ for count in 2 4; do
 done
 # What check says of a rank's memory: in fp32 4 + 4 bytes a parameter and 4 + 12 of a quarter of them, instead of 16.
 expect_status 0 check tests/cli/tiny.json --out "$folder/alone"
-of_one=$(sed -n 's/^sft  *[0-9.]*  *\([0-9.]*\) .*/\1/p' "$folder/out")
+of_one=$(sed -n 's/^sft *[0-9]*[.][0-9]  *\([0-9.]*\) .*/\1/p' "$folder/out")
 last="mpirun -n 4 popalm check"
 # shellcheck disable=SC2086
 $ranks -n 4 "$popalm" check tests/cli/tiny.json --out "$folder/alone" >"$folder/out" 2>"$folder/err" </dev/null ||
   complain "status 0 expected"
 expect_output '^memory of each of 4 ranks$'
-of_four=$(sed -n 's/^sft  *[0-9.]*  *\([0-9.]*\) .*/\1/p' "$folder/out")
+of_four=$(sed -n 's/^sft *[0-9]*[.][0-9]  *\([0-9.]*\) .*/\1/p' "$folder/out")
 awk -v a="$of_one" -v b="$of_four" 'BEGIN { exit !(a > 0 && b <= a * 0.8 && b >= a * 0.7) }' ||
   complain "memory should be 3/4 of $of_one MiB"
 on_ranks 0 2 "$folder/ranks4"
@@ -127,10 +127,13 @@ begin() {
   [ -n "$one_rank" ] || complain "mpirun should have a process of popalm"
 }
 
-# ended STATUS: the job has left with it.
+# ended STATUS: the job has left with it, within a minute.
 ended() {
   status=0
+  (sleep 60 && kill -KILL $job) >/dev/null 2>&1 &
+  guard=$!
   wait $job || status=$?
+  kill $guard 2>/dev/null
   [ "$status" = "$1" ] || complain "status $1 expected"
 }
 
