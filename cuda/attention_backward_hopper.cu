@@ -158,12 +158,12 @@ DEVICE void score_gradients(const uint32_t (&p)[count][4], float (&dp)[2 * count
     }
 }
 
-/* A warpgroup's dS^T [64 keys, 64 queries] to its rows of 128 bytes, swizzled as a copy would leave it. Compiled for
- * another chip, nobody calls it. */
-[[maybe_unused]] DEVICE void store_scores(unsigned char *tile, const uint32_t (&ds)[4][4]) {
+/* A warpgroup's dS^T [64 keys, 64 queries] to its rows of 128 bytes, swizzled as a copy would leave it. */
+template <int steps>
+DEVICE void store_scores(unsigned char *tile, const uint32_t (&ds)[steps][4]) {
   int key = warp_index() % 4 * 16 + lane_index() / 4;
 #pragma unroll
-  for (int k = 0; k < 4; k++)
+  for (int k = 0; k < steps; k++)
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int row = key + i % 2 * 8, chunk = k * 2 + i / 2; /* as pack_fragments has them */

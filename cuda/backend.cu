@@ -244,8 +244,9 @@ void describe(Device *device, const cudaDeviceProp &properties) {
 /* Whether the kernels for compute capability 9.0 are in this build (they have no PTX for other GPUs) and wanted. */
 bool uses_hopper(const cudaDeviceProp &properties) {
 #ifdef POPALM_HOPPER
-  const char *attention = getenv("POPALM_ATTENTION"); /* "portable": the kernels for any GPU here too */
-  return properties.major == 9 && properties.minor == 0 && !(attention && strcmp(attention, "portable") == 0);
+  /* Not the default until a GPU has run them. */
+  const char *attention = getenv("POPALM_ATTENTION");
+  return properties.major == 9 && properties.minor == 0 && attention && strcmp(attention, "hopper") == 0;
 #else
   (void)properties;
   return false;

@@ -96,7 +96,7 @@ kernel_tests() { ls "$bin"/gpu_test_kernel_* 2>/dev/null; }
 run_kernel_tests() {
   if [ "$device" = cpu ]; then cannot 'kernel tests' 'they need a GPU'; return; fi
   if [ -z "$(kernel_tests)" ]; then cannot 'kernel tests' 'not in this build folder'; return; fi
-  for test in $(kernel_tests); do step "${test##*/gpu_test_}" "$test"; done
+  for test in $(kernel_tests); do step "${test##*/gpu_test_}" env POPALM_ATTENTION=hopper "$test"; done
 }
 
 find_sanitizer() {
@@ -110,7 +110,7 @@ sanitize() {
   tool=$1
   shift
   for test; do
-    step "$tool ${test##*/gpu_test_}" env POPALM_TEST_EXACT=1 "$sanitizer" --tool "$tool" --error-exitcode 99 "$test"
+    step "$tool ${test##*/gpu_test_}" env POPALM_TEST_EXACT=1 POPALM_ATTENTION=hopper "$sanitizer" --tool "$tool" --error-exitcode 99 "$test"
   done
 }
 
@@ -170,7 +170,7 @@ run_rank() {
 }
 
 run_bench() {
-  step bench "$popalm" bench --device "$device" --shape "$([ -n "$quick" ] && echo rlhf || echo all)" --json "$work/bench.json"
+  step bench env POPALM_ATTENTION=hopper "$popalm" bench --device "$device" --shape "$([ -n "$quick" ] && echo rlhf || echo all)" --json "$work/bench.json"
 }
 
 run_torch() {
@@ -194,6 +194,7 @@ step devices "$popalm" devices
 run_kernel_tests
 run_sanitizer
 step 'models on both' "$bin/gpu_test_model" cpu "$device" ${quick:+--short}
+step 'models, Hopper attention' env POPALM_ATTENTION=hopper "$bin/gpu_test_model" cpu "$device" ${quick:+--short}
 run_experiments
 step 'the same run twice' same_bytes
 run_rank

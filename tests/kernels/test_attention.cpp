@@ -109,6 +109,7 @@ static void an_empty_batch_does_nothing(void **) {
 }
 
 int main() {
+  cuda_state(emulator_backend())->hopper = false; /* its kernels have tests of their own */
   const CMUnitTest tests[] = {
       cmocka_unit_test(every_width_up_to_128),
       cmocka_unit_test(ragged_sequences_do_not_see_each_other),

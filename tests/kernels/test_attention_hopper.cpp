@@ -101,7 +101,7 @@ static void both_kernels_compute_the_same(void **) {
   CudaState *state = cuda_state(emulator_backend());
   const int widths[] = {64, 128};
   for (int d : widths) {
-    AttentionCase c({{160, 1, 100, 300}, 2, 1, d, 0}, static_cast<uint32_t>(100 + d));
+    AttentionCase c({{160, 1, 100, 300}, 2, 1, d, 9}, static_cast<uint32_t>(100 + d));
     DeviceArray<bf16> out(c.tokens * c.out_width), portable(c.tokens * c.out_width);
     DeviceArray<float> lse(c.tokens * 2), portable_lse(c.tokens * 2);
     Attention op = c.forward_op(out.get(), lse.get()),
