@@ -20,6 +20,7 @@
  * dq. Lower bound: 5 Hq d sum (T^2 + 2 P T) operations (7 as done here), (8 d (Hq + Hkv) + 12 d Hq) sum T
  * bytes. */
 #include "attention_tile.cuh"
+#include "scratch.h"
 
 namespace {
 
@@ -323,40 +324,26 @@ void backward(Backend *backend, const AttentionBackward &op, const float *delta)
     backward<D, 8>(backend, op, delta);
 }
 
-/* How many slices of the batch the prefix's sums are taken in: as many as give every multiprocessor of a
- * large GPU two blocks, whatever the GPU, and at least a step each. */
-int prefix_slices(const AttentionBackward &op, int tiles, int step) {
-  const int wanted_blocks = 264;
-  int steps = ceil_div(op.sequences.tokens, step) * (op.heads / op.kv_heads);
-  int wanted = ceil_div(wanted_blocks, tiles * op.kv_heads);
-  return wanted < steps ? wanted : steps;
-}
-
-/* The prefix's gradient as rows of partial sums: how many of them, and, with room for them, the sums. */
+/* The prefix's gradient as `slices` rows of partial sums. */
 template <int D, int warps>
-int backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial) {
+void backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial,
+                     int slices) {
   typedef Backward<D, warps> B;
-  int tiles = ceil_div(op.prefix_len, static_cast<int>(B::own)), slices = prefix_slices(op, tiles, B::step);
+  int tiles = ceil_div(op.prefix_len, static_cast<int>(B::own));
   float scale = 1.0f / sqrtf(static_cast<float>(op.head_dim));
   unsigned blocks =
       static_cast<unsigned>(slices) * static_cast<unsigned>(tiles) * static_cast<unsigned>(op.kv_heads);
-  if (partial)
-    launch(cuda_state(backend), {"attention_backward_prefix", blocks, B::threads, B::shared_bytes},
-           attention_backward_prefix<D, warps>, op, delta, partial, slices, tiles, scale);
-  return slices;
+  launch(cuda_state(backend), {"attention_backward_prefix", blocks, B::threads, B::shared_bytes},
+         attention_backward_prefix<D, warps>, op, delta, partial, slices, tiles, scale);
 }
 
 template <int D>
-int backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial) {
-  return op.prefix_len <= 64 ? backward_prefix<D, 4>(backend, op, delta, partial)
-                             : backward_prefix<D, 8>(backend, op, delta, partial);
-}
-
-int backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial) {
-  if (!op.dprefix || op.prefix_len == 0) return 0;
-  return op.head_dim <= 32   ? backward_prefix<32>(backend, op, delta, partial)
-         : op.head_dim <= 64 ? backward_prefix<64>(backend, op, delta, partial)
-                             : backward_prefix<128>(backend, op, delta, partial);
+void backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial,
+                     int slices) {
+  if (prefix_tile(op.prefix_len) == Backward<D, 4>::own)
+    backward_prefix<D, 4>(backend, op, delta, partial, slices);
+  else
+    backward_prefix<D, 8>(backend, op, delta, partial, slices);
 }
 
 /* hopper: the kernels for compute capability 9.0 where they fit. */
@@ -366,8 +353,9 @@ void run(Backend *backend, const AttentionBackward *op, bool hopper) {
     return;
   size_t rows = static_cast<size_t>(op->sequences.tokens) * static_cast<size_t>(op->heads);
   if (rows == 0) return;
-  int slices = backward_prefix(backend, *op, nullptr, nullptr),
-      width = op->prefix_len * 2 * op->kv_heads * op->head_dim;
+  int slices = 0, width = op->prefix_len * 2 * op->kv_heads * op->head_dim;
+  if (op->dprefix)
+    slices = prefix_slices(op->sequences.tokens, op->heads, op->kv_heads, op->head_dim, op->prefix_len);
   size_t sums = static_cast<size_t>(slices) * static_cast<size_t>(width);
   float *delta = static_cast<float *>(cuda_workspace(backend, (rows + sums) * sizeof(float)));
   if (!delta) return;
@@ -381,7 +369,12 @@ void run(Backend *backend, const AttentionBackward *op, bool hopper) {
   else
     backward<128>(backend, *op, delta);
   if (slices == 0) return;
-  backward_prefix(backend, *op, delta, delta + rows);
+  if (op->head_dim <= 32)
+    backward_prefix<32>(backend, *op, delta, delta + rows, slices);
+  else if (op->head_dim <= 64)
+    backward_prefix<64>(backend, *op, delta, delta + rows, slices);
+  else
+    backward_prefix<128>(backend, *op, delta, delta + rows, slices);
   cuda_add_slices(backend, delta + rows, slices, op->dprefix, width, nullptr, 0);
 }
 

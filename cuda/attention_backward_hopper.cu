@@ -158,8 +158,9 @@ DEVICE void score_gradients(const uint32_t (&p)[count][4], float (&dp)[2 * count
     }
 }
 
-/* A warpgroup's dS^T [64 keys, 64 queries] to its rows of 128 bytes, swizzled as a copy would leave it. */
-DEVICE void store_scores(unsigned char *tile, const uint32_t (&ds)[4][4]) {
+/* A warpgroup's dS^T [64 keys, 64 queries] to its rows of 128 bytes, swizzled as a copy would leave it. Compiled for
+ * another chip, nobody calls it. */
+[[maybe_unused]] DEVICE void store_scores(unsigned char *tile, const uint32_t (&ds)[4][4]) {
   int key = warp_index() % 4 * 16 + lane_index() / 4;
 #pragma unroll
   for (int k = 0; k < 4; k++)

@@ -20,6 +20,12 @@ size_t cuda_scratch(const PassShape *s) {
     most += vocab * hidden * 2;
     most = larger(most, 2 * hidden * larger(widest, (size_t)s->mlp));
   }
+  if (s->trains) { /* attention: a number a row and head, and the prefix's partial sums */
+    int heads = s->attention / s->head_dim;
+    int slices = prefix_slices(s->tokens, heads, s->kv_heads, s->head_dim, s->prefix_len);
+    size_t prefix = (size_t)s->prefix_len * 2 * (size_t)s->kv_heads * (size_t)s->head_dim;
+    most = larger(most, (tokens * (size_t)heads + (size_t)slices * prefix) * sizeof(float));
+  }
   if (s->trains_matrices) {
     most = larger(most, (tokens + COLUMN_ROWS - 1) / COLUMN_ROWS * widest * sizeof(float));
     most = larger(most, tokens * (2 * sizeof(uint64_t)) + tokens / 16 * (size_t)s->hidden * sizeof(float));

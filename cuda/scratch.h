@@ -30,6 +30,21 @@ static inline size_t vocab_sums_bytes(int rows, int hidden, int vocab) {
   return vocab_chunk(rows, vocab) < rows ? (size_t)vocab * (size_t)hidden * sizeof(float) : 0;
 }
 
+/* The gradient of a prefix is summed over slices of the tokens, by blocks that keep so many of its keys. */
+static inline int prefix_tile(int prefix_len) { return prefix_len <= 64 ? 64 : 128; }
+static inline int attention_step(int head_dim) { return head_dim > 64 ? 48 : 64; }
+
+/* How many slices: as many as give every multiprocessor of a large GPU two blocks, whatever the GPU, and at
+ * least a step of tokens each; a step for each of the query heads that share a key head. */
+static inline int prefix_slices(int tokens, int heads, int kv_heads, int head_dim, int prefix_len) {
+  const int wanted_blocks = 264;
+  int tiles = (prefix_len + prefix_tile(prefix_len) - 1) / prefix_tile(prefix_len), blocks = tiles * kv_heads;
+  int steps = (tokens + attention_step(head_dim) - 1) / attention_step(head_dim) * (heads / kv_heads);
+  if (prefix_len == 0) return 0;
+  int wanted = (wanted_blocks + blocks - 1) / blocks;
+  return wanted < steps ? wanted : steps;
+}
+
 /* What the backend takes for scratch memory of this size. */
 static inline size_t workspace_grown(size_t bytes) { return bytes + bytes / 4; }
 

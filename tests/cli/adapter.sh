@@ -26,6 +26,15 @@ expect_status 0 generate "$folder/merged" --post "a post" -n 1
 expect_output '^1\.'
 [ "$(wc -c <"$folder/merged/model.safetensors")" -ge $((9 * whole / 10)) ] || complain "the merged model should be whole"
 
+# A base in int8 through generate and an export, whose weights are the base's own.
+expect_status 0 run tests/cli/tiny.json --out "$folder/int8" --until sft $adapted --set adapter.base=int8
+reduced=$(echo "$folder"/int8/stages/sft-*)
+grep -aq '"base\\*":\\*"int8' "$reduced/model.safetensors" || complain "the adapter's file should name its base's type"
+expect_status 0 generate "$reduced" --post "a post" -n 1
+expect_output '^1\.'
+expect_status 0 export "$reduced" "$folder/hf8"
+expect_wrong_usage 'adapter.base.*"int4".*"int8"' check tests/cli/tiny.json --set adapter.base=int4
+
 expect_wrong_usage 'an adapter of "q" is not one of a whole .*c_attn' export "$ppo" "$folder/peft" --format peft
 expect_wrong_usage 'is a whole model, not an adapter' export "$base" "$folder/peft" --format peft
 [ ! -e "$folder/peft" ] || complain "a refused export should leave nothing"

@@ -49,6 +49,7 @@ for type in bf16 int8; do
   stated_as_measured sft --until sft --set model.from="$base" --set adapter.rank=4 --set adapter.base=$type \
     --set memory.recompute=true
 done
+stated_as_measured sft --until sft --set model.from="$base" --set adapter.prefix_tokens=16
 
 # One base for every model of a stage: what it stands in decides its size.
 base_of() { awk '$1 == "ppo" && $2 ~ /[.]/ { print $2 }' "$folder/out"; }

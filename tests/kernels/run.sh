@@ -56,6 +56,15 @@ on_both "$folder/adapter" --set model.from="$(echo "$folder"/gpt2-cpu/stages/sft
   --set adapter.targets=q,v,up,down --set memory.recompute=true
 on_both "$folder/prefix" --set model.from="$(echo "$folder"/llama-cpu/stages/sft-*)" --set adapter.prefix_tokens=5 \
   --set sft.lr=0.1 --set sft.epochs=4
+on_both "$folder/int8" --set model.from="$(echo "$folder"/gpt2-cpu/stages/sft-*)" --set adapter.rank=4 --set adapter.base=int8
+
+# What the device took is what was stated, but for the product library's own memory, which the emulator has not.
+for marker in "$folder"/gpt2-cuda/stages/reward-*/stage.json "$folder"/*-cuda/stages/ppo-*/stage.json; do
+  peak=$(sed -n 's/.*"device_peak":[^0-9]*\([0-9]*\).*/\1/p' "$marker")
+  stated=$(sed -n 's/.*"device_stated":[^0-9]*\([0-9]*\).*/\1/p' "$marker")
+  close_to "$((stated - 33554436))" "$peak" 0.1 "stated memory ($marker)"
+done
+
 expect_status 0 run "$folder/tiny.json" --out "$folder/other" --device cuda
 cmp -s "$folder/gpt2-cuda/tiny/results.json" "$folder/other/tiny/results.json" ||
   complain "results.json should not depend on the order of the threads"

@@ -9,6 +9,7 @@
 #include "batch.h"
 #include "models/import.h"
 #include "models/model.h"
+#include "models/reduce.h"
 #include "testing.h"
 
 enum { VOCAB = 37, MAX_TOKENS = 64 };
@@ -251,6 +252,43 @@ static void int8_of_q8_0_values_is_their_blocks(void **state) {
   assert_memory_equal(first, again, sizeof first);
 }
 
+/* Matrices of several pieces: made at once or as a file is read, every row is what its values alone give. */
+static void large_matrices_are_made_row_by_row(void **state) {
+  (void)state;
+  enum { ROWS = 27001, COLUMNS = 40, WIDE = 1001, HIGH = 1100 };
+  for (int k = 0; k < 2; k++) {
+    Fixture f;
+    Model base, model;
+    open_fixture(&f, true);
+    f.config.vocab = ROWS;
+    assert_int_equal(model_create(&f.arena, &base, f.backend, &f.config, NULL, (ModelParts){0}, false, 7),
+                     OK);
+    assert_int_equal(model_save(&base, path_of(&f, "base")), OK);
+    adapt(&f, &model, "base", reduced[k]);
+    const float *values = parameters_weight(&base.parameters, base.decoder.token_table);
+    const char *made = parameters_weight(&model.parameters, model.decoder.token_table);
+    size_t bytes = weight_row_bytes(reduced[k], F32, COLUMNS);
+    char *row = NEW(&f.arena, char, weight_row_bytes(reduced[k], F32, WIDE));
+    for (int r = 0; r < ROWS; r += r < ROWS - 1000 ? 97 : 1) {
+      assert_true(reduce_matrix(f.backend, row, reduced[k], values + r * COLUMNS, F32, 1, COLUMNS));
+      assert_memory_equal(row, made + (size_t)r * bytes, bytes);
+    }
+    /* wider than what is read of a row at once */
+    bytes = weight_row_bytes(reduced[k], F32, WIDE);
+    char *all = NEW(&f.arena, char, HIGH *bytes);
+    float *wide = NEW(&f.arena, float, HIGH *WIDE), *back = NEW(&f.arena, float, WIDE + INT8_BLOCK);
+    for (int i = 0; i < HIGH * WIDE; i++) wide[i] = sinf((float)i) * (float)(1 + i % 7);
+    assert_true(reduce_matrix(f.backend, all, reduced[k], wide, F32, HIGH, WIDE));
+    const Element *e = &elements[reduced[k] == WEIGHT_BF16 ? ELEMENT_BF16 : ELEMENT_Q8_0];
+    for (int r = 0; r < HIGH; r++) {
+      e->read((const unsigned char *)all + (size_t)r * bytes, back, bytes / (size_t)e->bytes);
+      for (int c = 0; c < WIDE; c++) assert_true(fabsf(back[c] - wide[r * WIDE + c]) < 0.03f);
+    }
+    model_free(&model), model_free(&base);
+    close_fixture(&f);
+  }
+}
+
 static void memory_is_what_was_promised(void **state) {
   (void)state;
   Fixture f;
@@ -357,6 +395,7 @@ int main(void) {
       cmocka_unit_test(a_reduced_base_is_one_of_rounded_weights),
       cmocka_unit_test(a_base_stored_in_bf16_gives_the_same_bits),
       cmocka_unit_test(int8_of_q8_0_values_is_their_blocks),
+      cmocka_unit_test(large_matrices_are_made_row_by_row),
       cmocka_unit_test(memory_is_what_was_promised),
       cmocka_unit_test(files_name_the_type_of_the_base),
       cmocka_unit_test(an_export_merges_into_the_base_itself),

@@ -197,6 +197,12 @@ static void embedding_equals_fp32(void **state) {
     if (op.position_table) op.position_table = position.reduced;
     check.backend->embedding(check.backend, &op);
     check_same(&check, names[type], got, want, count);
+    for (size_t j = 0; j < count; j++) { /* and both are the formula */
+      size_t r = j / (size_t)hidden, c = j % (size_t)hidden;
+      float sum = token.values[(size_t)tokens[r] * (size_t)hidden + c];
+      if (op.position_table) sum += position.values[(size_t)positions[r] * (size_t)hidden + c];
+      assert_true(got[j] == sum);
+    }
   }
   check_end(&check);
 }
