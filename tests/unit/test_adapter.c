@@ -9,6 +9,7 @@
 #include "models/import.h"
 #include "models/model.h"
 #include "testing.h"
+#include "tiny_forms.h"
 
 enum { VOCAB = 31, MAX_TOKENS = 64, ROWS_MAX = 64 };
 
@@ -23,24 +24,7 @@ typedef struct Fixture {
   float dropout; /* of the adapters made */
 } Fixture;
 
-static DecoderConfig config_of(bool llama) {
-  return (DecoderConfig){.vocab = VOCAB,
-                         .hidden = 16,
-                         .layers = 2,
-                         .heads = llama ? 4 : 2, /* GPT-2's heads fill the hidden size */
-                         .kv_heads = 2,
-                         .head_dim = 8,
-                         .mlp = 24,
-                         .max_positions = 64,
-                         .norm = llama ? NORM_RMS : NORM_LAYER,
-                         .norm_epsilon = 1e-5f,
-                         .rope = llama,
-                         .rope_theta = 10000,
-                         .activation = llama ? ACTIVATION_SWIGLU : ACTIVATION_GELU,
-                         .bias = !llama,
-                         .qkv_bias = true,
-                         .tied = !llama};
-}
+static DecoderConfig config_of(bool llama) { return tiny_form(llama ? LLAMA : GPT2, VOCAB); }
 
 /* Every target that the family has, the whole of qkv beside its parts. */
 static LoraConfig every_target(bool llama, float dropout) {

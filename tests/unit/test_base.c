@@ -11,6 +11,7 @@
 #include "models/model.h"
 #include "models/reduce.h"
 #include "testing.h"
+#include "tiny_forms.h"
 
 enum { VOCAB = 37, MAX_TOKENS = 64 };
 static const WeightType reduced[] = {WEIGHT_BF16, WEIGHT_INT8};
@@ -26,23 +27,14 @@ typedef struct Fixture {
   float logprob[MAX_TOKENS];
 } Fixture;
 
+/* Widths that are no multiples of a block of 32. */
 static DecoderConfig config_of(bool llama) {
-  return (DecoderConfig){.vocab = VOCAB,
-                         .hidden = 40,
-                         .layers = 2,
-                         .heads = 5,
-                         .kv_heads = llama ? 1 : 5,
-                         .head_dim = 8,
-                         .mlp = 72,
-                         .max_positions = 64,
-                         .norm = llama ? NORM_RMS : NORM_LAYER,
-                         .norm_epsilon = 1e-5f,
-                         .rope = llama,
-                         .rope_theta = 10000,
-                         .activation = llama ? ACTIVATION_SWIGLU : ACTIVATION_GELU,
-                         .bias = !llama,
-                         .qkv_bias = true,
-                         .tied = !llama};
+  DecoderConfig config = tiny_form(llama ? LLAMA : GPT2, VOCAB);
+  config.hidden = 40;
+  config.heads = 5;
+  config.kv_heads = llama ? 1 : 5;
+  config.mlp = 72;
+  return config;
 }
 
 static const char *path_of(Fixture *f, const char *name) { return path_join(&f->arena, f->folder, name); }

@@ -6,6 +6,7 @@
 #include "batch.h"
 #include "models/decode.h"
 #include "testing.h"
+#include "tiny_forms.h"
 
 typedef struct Fixture {
   Arena arena;
@@ -19,32 +20,9 @@ typedef struct Fixture {
 
 enum { VOCAB = 37, MAX_TOKENS = 96 };
 
-typedef enum Form { GPT2, LLAMA, QWEN3, FORMS } Form;
-
-static DecoderConfig tiny(Form form) {
-  bool llama = form != GPT2;
-  return (DecoderConfig){.vocab = VOCAB,
-                         .hidden = 16,
-                         .layers = 2,
-                         .heads = 4,
-                         .kv_heads = llama ? 2 : 4,
-                         .head_dim = form == QWEN3 ? 16 : 8,
-                         .mlp = 24,
-                         .max_positions = 64,
-                         .norm = llama ? NORM_RMS : NORM_LAYER,
-                         .norm_epsilon = 1e-5f,
-                         .rope = llama,
-                         .rope_theta = 10000,
-                         .activation = llama ? ACTIVATION_SWIGLU : ACTIVATION_GELU,
-                         .bias = !llama,
-                         .qkv_bias = form != QWEN3,
-                         .qk_norm = form == QWEN3,
-                         .tied = !llama};
-}
-
 static void open_for(Fixture *f, Form form, ActivationsUse use) {
   *f = (Fixture){0};
-  DecoderConfig config = tiny(form);
+  DecoderConfig config = tiny_form(form, VOCAB);
   assert_int_equal(cpu_backend_open(0, &f->backend), OK);
   assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, NULL, (ModelParts){0}, true, 7),
                    OK);

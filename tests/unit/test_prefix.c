@@ -10,10 +10,9 @@
 #include "models/import.h"
 #include "safetensors.h"
 #include "testing.h"
+#include "tiny_forms.h"
 
 enum { VOCAB = 31, LAYERS = 2, PREFIX = 5, MAX_TOKENS = 64 };
-
-typedef enum Form { GPT2, LLAMA, QWEN3, FORMS } Form;
 
 typedef struct Fixture {
   Arena arena;
@@ -27,24 +26,10 @@ typedef struct Fixture {
 } Fixture;
 
 static DecoderConfig config_of(Form form) {
-  bool llama = form != GPT2;
-  return (DecoderConfig){.vocab = VOCAB,
-                         .hidden = 16,
-                         .layers = LAYERS,
-                         .heads = llama ? 4 : 2,
-                         .kv_heads = 2,
-                         .head_dim = form == QWEN3 ? 16 : 8,
-                         .mlp = 24,
-                         .max_positions = 32,
-                         .norm = llama ? NORM_RMS : NORM_LAYER,
-                         .norm_epsilon = 1e-5f,
-                         .rope = llama,
-                         .rope_theta = 10000,
-                         .activation = llama ? ACTIVATION_SWIGLU : ACTIVATION_GELU,
-                         .bias = !llama,
-                         .qkv_bias = form != QWEN3,
-                         .qk_norm = form == QWEN3,
-                         .tied = !llama};
+  DecoderConfig config = tiny_form(form, VOCAB);
+  config.layers = LAYERS;
+  config.max_positions = 32;
+  return config;
 }
 
 static const char *path_of(Fixture *f, const char *name) { return path_join(&f->arena, f->folder, name); }
