@@ -52,7 +52,7 @@ measure() {
 
 for round in $(seq "$rounds"); do
   measure one "$popalm"
-  measure many mpirun -n "$ranks" --oversubscribe "$popalm"
+  measure many mpirun -n "$ranks" --oversubscribe --bind-to none "$popalm"
   paste "$folder/one.wall" "$folder/many.wall" "$folder/one.work" "$folder/many.work" | tail -n 1 |
     awk -v r="$round" '{ printf "round %d: one process %.2f s, ranks %.2f s; processor seconds %.2f and %.2f\n", r, $1, $2, $3, $4 }'
 done
