@@ -18,7 +18,10 @@ extern "C" {
 
 namespace {
 
-typedef std::vector<std::function<void()>> Recording;
+struct Recording {
+  std::vector<std::function<void()>> work;
+  std::vector<void *> workspaces; /* of its operations, in order */
+};
 
 Recording *recording; /* that submissions go to, instead of running */
 
@@ -92,10 +95,14 @@ void *record_end(Backend *) {
 }
 
 void replay(Backend *, void *of) {
-  for (const std::function<void()> &work : *static_cast<Recording *>(of)) work();
+  for (const std::function<void()> &work : static_cast<Recording *>(of)->work) work();
 }
 
-void record_free(Backend *, void *of) { delete static_cast<Recording *>(of); }
+void record_free(Backend *, void *of) {
+  Recording *done = static_cast<Recording *>(of);
+  for (void *workspace : done->workspaces) device_free(workspace);
+  delete done;
+}
 
 /* ---- between ranks: over the transport of the host ---- */
 
@@ -135,15 +142,14 @@ void close_device(Backend *backend) {
 
 void emulator_submit(std::function<void()> work) {
   if (recording)
-    recording->push_back(std::move(work));
+    recording->work.push_back(std::move(work));
   else
     work();
 }
 
 /* A workspace of its own for every operation, so that what it left unwritten is poison. A recorded operation keeps
- * its workspace until the program ends. */
+ * its workspace as long as the recording. */
 void *cuda_workspace(Backend *backend, size_t bytes) {
-  static std::vector<void *> kept;
   CudaState *state = cuda_state(backend);
   if (bytes > largest) {
     counted.remove(&largest);
@@ -151,8 +157,8 @@ void *cuda_workspace(Backend *backend, size_t bytes) {
     counted.add(&largest, largest);
   }
   if (recording) {
-    kept.push_back(device_alloc(bytes));
-    return kept.back();
+    recording->workspaces.push_back(device_alloc(bytes));
+    return recording->workspaces.back();
   }
   device_free(state->workspace);
   state->workspace = device_alloc(bytes);
