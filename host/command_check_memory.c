@@ -75,7 +75,7 @@ Status check_memory(Arena *arena, const Plan *plan) {
     TRY(largest(arena, plan, id, &memory[id], &found[id]));
     measured = measured || (found[id] && memory[id].measured);
   }
-  print_model(arena, "\n", e->model_from ? e->model_from : e->model_preset, config, e);
+  print_model(arena, "\n", policy_model_name(e), config, e);
   if (e->reward.from || e->reward.preset) {
     TRY(experiment_reward_model(arena, e, &config));
     print_model(arena, "reward ", reward_model_name(e), config, e);

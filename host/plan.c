@@ -181,9 +181,9 @@ static Status add_stage(Keys *keys, int run, StageId id) {
   const Stage *stage = &plan->table[id];
   PlanStage instance = {.id = id, .first_run = run, .users = 1};
   for (int i = 0; i < STAGE_COUNT; i++) instance.input[i] = -1;
-  for (int i = 0; i < stage->input_count; i++)
-    if (!stage->reads || stage->reads(experiment, stage->inputs[i]))
-      instance.input[stage->inputs[i]] = plan->of_run[run][stage->inputs[i]];
+  bool inputs = !stage->reads_inputs || stage->reads_inputs(experiment);
+  for (int i = 0; i < stage->input_count && inputs; i++)
+    instance.input[stage->inputs[i]] = plan->of_run[run][stage->inputs[i]];
   bool reads = stage->reads_train || stage->reads_dev || stage->reads_pairs;
   if (reads && experiment->data.synth) instance.input[STAGE_WORLD] = plan->of_run[run][STAGE_WORLD];
   TRY(make_key(keys, experiment, &instance));
@@ -216,26 +216,31 @@ static const char *make_label(Arena *arena, const Plan *plan, int index) {
   return label.data;
 }
 
-/* A post and reply that do not fit the model's context are found before anything runs; the instruction's
- * length is known only with the tokenizer, when prompt_check looks again. */
+/* For messages: what takes a part of a model's positions. */
+static const char *behind_prefix(Arena *arena, const DecoderConfig *config) {
+  return config->prefix_tokens ? arena_print(arena, " behind a prefix of %d", config->prefix_tokens) : "";
+}
+
+/* A post and reply that do not fit a model's context are found before anything runs; the instruction's length
+ * is known only with the tokenizer, when prompt_check looks again. */
 static Status check_reward_context(Arena *arena, const char *path, const Experiment *experiment) {
   DecoderConfig config;
   TRY(experiment_reward_model(arena, experiment, &config));
   const char *name = reward_model_name(experiment);
   int post = reward_post_tokens(experiment), reply = reward_reply_tokens(experiment);
   int policys = experiment->data.max_post_tokens + experiment->data.max_reply_tokens + 2;
-  if (post + reply + 2 > config.max_positions)
+  if (post + reply + 2 > decoder_context(&config))
     return fail(
         INVALID,
-        "%s: a post of %d tokens with a reply of %d does not fit the %d positions of the reward model %s; "
+        "%s: a post of %d tokens with a reply of %d%s does not fit the %d positions of the reward model %s; "
         "lower \"reward.max_post_tokens\" or \"reward.max_reply_tokens\"",
-        path, post, reply, config.max_positions, name);
-  if (experiment->ppo.critic == CRITIC_REWARD && policys > config.max_positions)
+        path, post, reply, behind_prefix(arena, &config), config.max_positions, name);
+  if (experiment->ppo.critic == CRITIC_REWARD && policys > decoder_context(&config))
     return fail(
         INVALID,
-        "%s: the critic reads what the policy reads, %d tokens, which do not fit the %d positions of the "
+        "%s: the critic reads what the policy reads, %d tokens%s, which do not fit the %d positions of the "
         "reward model %s; use \"ppo.critic\": \"shared\"",
-        path, policys, config.max_positions, name);
+        path, policys, behind_prefix(arena, &config), config.max_positions, name);
   return OK;
 }
 
@@ -248,9 +253,7 @@ static Status check_context(Arena *arena, const char *path, const Experiment *ex
               "%s: a post of %d tokens with a reply of %d%s does not fit the %d positions of model %s; lower "
               "\"data.max_post_tokens\" or \"data.max_reply_tokens\"%s",
               path, experiment->data.max_post_tokens, experiment->data.max_reply_tokens,
-              config.prefix_tokens ? arena_print(arena, " behind a prefix of %d", config.prefix_tokens) : "",
-              config.max_positions,
-              experiment->model_from ? experiment->model_from : experiment->model_preset,
+              behind_prefix(arena, &config), config.max_positions, policy_model_name(experiment),
               config.prefix_tokens ? " or \"adapter.prefix_tokens\"" : "");
 }
 

@@ -1,10 +1,7 @@
 #include "stage.h"
 
 /* A model that is started from brings its tokenizer along; the policy is then only asked for texts. */
-static bool reward_reads(const Experiment *experiment, StageId input) {
-  (void)input;
-  return !experiment->reward.from;
-}
+static bool reward_reads_inputs(const Experiment *experiment) { return !experiment->reward.from; }
 
 /* The stages in the order in which they run. A key covers sections, inputs' keys and data content. */
 const Stage stages[STAGE_COUNT] = {
@@ -29,7 +26,7 @@ const Stage stages[STAGE_COUNT] = {
                       .needs_backend = true,
                       .inputs = {STAGE_TOKENIZER, STAGE_SFT},
                       .input_count = 2,
-                      .reads = reward_reads,
+                      .reads_inputs = reward_reads_inputs,
                       .sections = {"seed", "reward", "adapter", "data.instruction", "data.max_post_tokens",
                                    "data.max_reply_tokens"},
                       .reads_train = true,

@@ -36,7 +36,7 @@ typedef struct Stage {
   bool needs_backend;
   StageId inputs[STAGE_COUNT]; /* stages it reads; the world is implied by data */
   int input_count;
-  bool (*reads)(const Experiment *, StageId input); /* which of them this experiment needs; NULL: all */
+  bool (*reads_inputs)(const Experiment *); /* whether this experiment needs them; NULL: yes */
   const char *sections[8]; /* paths of the resolved experiment that are part of its key, NULL-terminated */
   bool reads_train, reads_dev, reads_pairs; /* whose content is part of its key */
   MemoryNeed (*memory)(const MemoryQuestion *); /* what it takes; NULL: next to nothing */

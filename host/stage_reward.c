@@ -1,10 +1,7 @@
 /* The reward model: -log sigmoid(r(p, y+) - r(p, y-) - margin) over pairs of replies, trunk from the SFT
  * model or another with its own tokenizer; then the shift and scale that give golden replies mean 0 and
  * variance 1, and the held-out accuracy. */
-#include <errno.h>
-#include <limits.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/comm.h"
@@ -110,22 +107,14 @@ static Status reward_config(const PairTask *task, DecoderConfig *config) {
 static Status start_model(PairTask *task) {
   const StageContext *context = task->context;
   const RewardSettings *settings = &context->experiment->reward;
-  Model *model = &task->reward.model;
-  const ModelParts parts = {.reward_head = true};
-  uint64_t seed = context->experiment->seed;
   bool sft = !settings->from && !settings->preset && settings->init == REWARD_INIT_SFT;
   const char *trained = sft ? context->input[STAGE_SFT] : settings->from;
   DecoderConfig config;
   TRY(open_codec(task));
   TRY(reward_config(task, &config));
-  if (settings->adapter) {
-    char base[PATH_MAX];
-    if (!realpath(settings->from, base))
-      return fail(INVALID, "reward.from %s: %s", settings->from, strerror(errno));
-    return model_create(context->arena, model, context->backend, &config, base, parts, true, seed);
-  }
-  if (trained) return model_load(context->arena, model, context->backend, trained, parts, true, seed);
-  return model_create(context->arena, model, context->backend, &config, NULL, parts, true, seed);
+  return training_model(context->arena, &task->reward.model, context->backend, &config, "reward.from",
+                        trained, settings->adapter, (ModelParts){.reward_head = true},
+                        context->experiment->seed);
 }
 
 static Status open_model(PairTask *task) {

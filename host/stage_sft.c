@@ -1,8 +1,5 @@
 /* Supervised fine-tuning: loss = -(1/R) sum of log p(token) over the R reply tokens of a batch. */
-#include <errno.h>
-#include <limits.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/comm.h"
@@ -64,7 +61,7 @@ static Status sft_config(const Sft *sft, DecoderConfig *config) {
         INVALID,
         "model.from %s has a vocabulary of %d, the tokenizer one of %d; use the model's own tokenizer", from,
         config->vocab, tokens);
-  return prompt_check(&sft->codec, config, from ? from : experiment->model_preset);
+  return prompt_check(&sft->codec, config, policy_model_name(experiment));
 }
 
 static Status sft_open_model(Sft *sft) {
@@ -77,17 +74,8 @@ static Status sft_open_model(Sft *sft) {
   if (max_tokens < sequence_max(&sft->codec))
     return fail(INVALID, "sft.tokens_per_batch %d is less than the longest sequence, %d tokens; raise it",
                 max_tokens, sequence_max(&sft->codec));
-  char base[PATH_MAX];
-  if (decoder_adapted(&config)) {
-    if (!realpath(experiment->model_from, base))
-      return fail(INVALID, "model.from %s: %s", experiment->model_from, strerror(errno));
-    TRY(model_create(context->arena, &sft->model, backend, &config, base, (ModelParts){0}, true,
-                     experiment->seed));
-  } else if (experiment->model_from)
-    TRY(model_load(context->arena, &sft->model, backend, experiment->model_from, (ModelParts){0}, true, 0));
-  else
-    TRY(model_create(context->arena, &sft->model, backend, &config, NULL, (ModelParts){0}, true,
-                     experiment->seed));
+  TRY(training_model(context->arena, &sft->model, backend, &config, "model.from", experiment->model_from,
+                     decoder_adapted(&config), (ModelParts){0}, experiment->seed));
   TRY(batch_allocate(context->arena, &sft->batch, backend, max_tokens, max_tokens));
   TRY(share_allocate(context->arena, &sft->share, &sft->batch, 1, sequence_max(&sft->codec)));
   int own_tokens = sft->share.mine->max_tokens;

@@ -1,7 +1,10 @@
 #include "trainer.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -53,11 +56,22 @@ Status experiment_reward_model(Arena *arena, const Experiment *experiment, Decod
   return model_start(arena, experiment->model_preset, experiment->model_from, out);
 }
 
+const char *policy_model_name(const Experiment *experiment) {
+  return experiment->model_from ? experiment->model_from : experiment->model_preset;
+}
+
 const char *reward_model_name(const Experiment *experiment) {
   const RewardSettings *reward = &experiment->reward;
   const char *own = reward->from ? reward->from : reward->preset;
-  if (own) return own;
-  return experiment->model_from ? experiment->model_from : experiment->model_preset;
+  return own ? own : policy_model_name(experiment);
+}
+
+Status training_model(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
+                      const char *key, const char *from, bool adapter, ModelParts parts, uint64_t seed) {
+  char base[PATH_MAX]; /* an adapter's file names it */
+  if (from && !adapter) return model_load(arena, model, backend, from, parts, true, seed);
+  if (adapter && !realpath(from, base)) return fail(INVALID, "%s %s: %s", key, from, strerror(errno));
+  return model_create(arena, model, backend, config, adapter ? base : NULL, parts, true, seed);
 }
 
 int reward_post_tokens(const Experiment *experiment) {

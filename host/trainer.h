@@ -14,8 +14,14 @@ Status experiment_model(Arena *arena, const Experiment *experiment, DecoderConfi
 Status experiment_adapt(const Experiment *experiment, DecoderConfig *config) CHECKED;
 /* The model that the reward stage trains, likewise. */
 Status experiment_reward_model(Arena *arena, const Experiment *experiment, DecoderConfig *out) CHECKED;
-/* The folder or preset that it starts from, for messages. */
+/* The folder or preset that they start from, for messages. */
+const char *policy_model_name(const Experiment *experiment);
 const char *reward_model_name(const Experiment *experiment);
+/* Makes the model of config that a stage trains: an adapter on the one in folder `from`, which key names; that
+ * model itself; or, where from is NULL, an untrained one. */
+Status training_model(Arena *arena, Model *model, Backend *backend, const DecoderConfig *config,
+                      const char *key, const char *from, bool adapter, ModelParts parts,
+                      uint64_t seed) CHECKED;
 /* Tokens of the longest post and the longest reply that the reward model reads. */
 int reward_post_tokens(const Experiment *experiment);
 int reward_reply_tokens(const Experiment *experiment);
