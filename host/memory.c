@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "base/comm.h"
@@ -53,11 +54,15 @@ static void add_pass(Sum *sum, const DecoderConfig *config, int tokens, int rows
                            model_rows_bytes(config, sum->storage, rows, trains);
 }
 
-/* A batch, and the part of it that is a rank's: own tokens of it. */
-static void add_batch(Sum *sum, int tokens, int own, int sequences) {
-  size_t bytes = batch_bytes(tokens, sequences) + (comm.size > 1 ? batch_bytes(own, sequences) : 0);
-  sum->need.activations += bytes;
-  sum->need.data += bytes; /* the host's copy */
+static void add_batch(Sum *sum, int tokens, int sequences) {
+  sum->need.activations += batch_bytes(tokens, sequences);
+  sum->need.data += batch_bytes(tokens, sequences); /* the host's copy */
+}
+
+/* A batch that is dealt to the ranks, and this one's part of it: own tokens. */
+static void add_shared_batch(Sum *sum, int tokens, int own, int sequences) {
+  add_batch(sum, tokens, sequences);
+  if (comm.size > 1) add_batch(sum, own, sequences);
 }
 
 static void add_reward_buffers(Sum *sum, const DecoderConfig *config, int tokens) {
@@ -112,8 +117,8 @@ MemoryNeed memory_sft(const MemoryQuestion *question) {
   int own = share_most(tokens, sum.sequence, comm.size);
   add_model(&sum, config, (ModelParts){0}, true, false);
   add_pass(&sum, config, own, own, training_activations(question->experiment));
-  add_batch(&sum, tokens, own, tokens);
-  sum.need.activations += 2 * (size_t)tokens * sizeof(float); /* logprobs */
+  add_shared_batch(&sum, tokens, own, tokens);
+  sum.need.activations += 2 * (size_t)own * sizeof(float); /* logprobs */
   add_scratch(&sum, config, own, own, 0, true);
   return finish(&sum);
 }
@@ -125,7 +130,7 @@ MemoryNeed memory_reward(const MemoryQuestion *question) {
   int own = share_most(tokens, 2 * sum.rated, comm.size);
   add_model(&sum, config, (ModelParts){.reward_head = true}, true, false);
   add_pass(&sum, config, own, 2 * pairs, training_activations(question->experiment));
-  add_batch(&sum, tokens, own, 2 * pairs);
+  add_shared_batch(&sum, tokens, own, 2 * pairs);
   sum.need.activations += 4 * (size_t)pairs * sizeof(float); /* rewards, losses, margins */
   add_reward_buffers(&sum, config, own);
   add_scratch(&sum, config, own, 0, 0, true);
@@ -138,24 +143,23 @@ MemoryNeed memory_ppo(const MemoryQuestion *question) {
   const DecoderConfig *reward = question->reward;
   const PpoSettings *ppo = &question->experiment->ppo;
   ActivationsUse use = training_activations(question->experiment);
-  int tokens = share_most(ppo->minibatch * sum.sequence, sum.sequence, comm.size);
-  int rows = ppo->minibatch * sum.reply < tokens ? ppo->minibatch * sum.reply : tokens;
-  int posts = (ppo->posts_per_step + comm.size - 1) / comm.size;
+  PpoPass pass = ppo_pass(ppo, sum.sequence, sum.reply);
   int samples = ppo->posts_per_step * ppo->samples_per_post;
   bool shared = ppo->critic == CRITIC_SHARED;
   add_model(&sum, config, (ModelParts){.value_head = shared}, true, false);
   add_model(&sum, config, (ModelParts){0}, false, true); /* the reference */
   add_model(&sum, reward, (ModelParts){.reward_head = true}, false, base_shared(question));
   if (!shared) add_model(&sum, reward, (ModelParts){.value_head = true}, true, base_shared(question));
-  add_pass(&sum, config, tokens, rows, use);
-  add_pass(&sum, config, tokens, rows, ACTIVATIONS_INFERENCE);
-  if (!shared) add_pass(&sum, reward, tokens, rows, use);
-  add_batch(&sum, tokens, 0, ppo->minibatch);
+  add_pass(&sum, config, pass.tokens, pass.rows, use);
+  add_pass(&sum, config, pass.tokens, pass.rows, ACTIVATIONS_INFERENCE);
+  if (!shared) add_pass(&sum, reward, pass.tokens, pass.rows, use);
+  add_batch(&sum, pass.tokens, ppo->minibatch);
   sum.need.activations += ppo_values_bytes(ppo, sum.reply);
   add_reward_buffers(&sum, reward, reward_model_tokens(samples, sum.rated));
-  sum.need.sampler = rollout_bytes(config, sum.storage, sum.prompt, sum.reply, posts, ppo->samples_per_post);
-  add_scratch(&sum, config, tokens, rows, samples, true);
-  if (!shared) add_scratch(&sum, reward, tokens, 0, 0, true);
+  sum.need.sampler =
+      rollout_bytes(config, sum.storage, sum.prompt, sum.reply, ppo->posts_per_step, ppo->samples_per_post);
+  add_scratch(&sum, config, pass.tokens, pass.rows, samples, true);
+  if (!shared) add_scratch(&sum, reward, pass.tokens, 0, 0, true);
   return finish(&sum);
 }
 
@@ -163,14 +167,14 @@ MemoryNeed memory_evaluate(const MemoryQuestion *question) {
   Sum sum = begin(question);
   const EvaluateSettings *evaluate = &question->experiment->evaluate;
   const DecoderConfig *reward = question->reward;
-  int posts = EVALUATED_AT_ONCE, samples = 0; /* posts together; samples of each */
-  if (evaluate->posts > 0 && evaluate->posts < posts) posts = evaluate->posts;
+  int posts = rollout_evaluated_at_once(evaluate->posts > 0 ? evaluate->posts : INT_MAX), samples = 0;
   for (int i = 0; i < evaluate->top_count; i++)
     if (evaluate->tops[i] > samples) samples = evaluate->tops[i];
   add_model(&sum, question->model, (ModelParts){0}, false, false);
   add_model(&sum, reward, (ModelParts){.reward_head = true}, false, base_shared(question));
   add_reward_buffers(&sum, reward, reward_model_tokens(posts * samples, sum.rated));
   sum.need.sampler = rollout_bytes(question->model, sum.storage, sum.prompt, sum.reply, posts, samples);
-  add_scratch(&sum, question->model, posts * sum.prompt, 0, posts * samples, false);
+  int own = comm_part_most(posts);
+  add_scratch(&sum, question->model, own * sum.prompt, 0, own * samples, false);
   return finish(&sum);
 }

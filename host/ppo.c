@@ -61,6 +61,12 @@ static Status allocate_tensors(Ppo *ppo) {
   return OK;
 }
 
+PpoPass ppo_pass(const PpoSettings *settings, int max_sequence, int max_reply) {
+  int tokens = share_most(settings->minibatch * max_sequence, max_sequence, comm.size);
+  int rows = settings->minibatch * max_reply;
+  return (PpoPass){tokens, rows < tokens ? rows : tokens};
+}
+
 Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *backend,
                 const char *sft_folder, const char *reward_folder, int max_sequence, int max_reply) {
   const PpoSettings *settings = &experiment->ppo;
@@ -71,20 +77,18 @@ Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *b
                .max_samples = settings->posts_per_step * settings->samples_per_post,
                .max_reply = max_reply,
                .kl_coef = settings->kl_coef};
-  int samples = settings->minibatch, max_rows = samples * max_reply;
-  int max_tokens = share_most(samples * max_sequence, max_sequence, comm.size);
-  if (max_rows > max_tokens) max_rows = max_tokens;
+  PpoPass pass = ppo_pass(settings, max_sequence, max_reply);
   bool shared = settings->critic == CRITIC_SHARED;
   TRY(open_learner(arena, &ppo->policy, backend, sft_folder, (ModelParts){.value_head = shared}, use,
-                   max_tokens, max_rows, seed));
+                   pass.tokens, pass.rows, seed));
   TRY(open_learner(arena, &ppo->reference, backend, sft_folder,
-                   (ModelParts){.frozen_from = &ppo->policy.model}, ACTIVATIONS_INFERENCE, max_tokens,
-                   max_rows, seed));
+                   (ModelParts){.frozen_from = &ppo->policy.model}, ACTIVATIONS_INFERENCE, pass.tokens,
+                   pass.rows, seed));
   if (!shared)
     TRY(open_learner(arena, &ppo->critic, backend, reward_folder,
-                     (ModelParts){.value_head = true, .frozen_from = &ppo->policy.model}, use, max_tokens,
-                     max_rows, seed));
-  TRY(batch_allocate(arena, &ppo->batch, backend, max_tokens, samples));
+                     (ModelParts){.value_head = true, .frozen_from = &ppo->policy.model}, use, pass.tokens,
+                     pass.rows, seed));
+  TRY(batch_allocate(arena, &ppo->batch, backend, pass.tokens, settings->minibatch));
   return allocate_tensors(ppo);
 }
 

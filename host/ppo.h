@@ -56,6 +56,11 @@ typedef struct PpoStep {
   int tokens, updates;
 } PpoStep;
 
+/* What one pass over a minibatch takes at most on a rank: tokens, and rows that have a loss. */
+typedef struct PpoPass {
+  int tokens, rows;
+} PpoPass;
+PpoPass ppo_pass(const PpoSettings *settings, int max_sequence, int max_reply);
 /* Device bytes of the values per token. */
 size_t ppo_values_bytes(const PpoSettings *settings, int max_reply);
 /* Loads policy and reference from sft_folder, the critic from reward_folder. max_sequence: tokens of the

@@ -5,6 +5,7 @@
 #include "base/comm.h"
 
 enum { COMPACT_EVERY = 4, ARRAYS = 10 }; /* steps between two looks at which replies have ended */
+enum { EVALUATED_AT_ONCE = 32 };         /* posts, by each rank */
 
 static size_t padded(int count) { return ((size_t)count + 63) / 64 * 64; }
 
@@ -29,8 +30,14 @@ static RolloutArrays lay_out(const Rollout *r, int32_t *base) {
                          .reply = base + (ARRAYS + 2) * n};
 }
 
+int rollout_evaluated_at_once(int posts) {
+  int most = EVALUATED_AT_ONCE * comm.size;
+  return posts < most ? posts : most;
+}
+
 size_t rollout_bytes(const DecoderConfig *config, DType storage, int prompt_tokens, int max_reply,
                      int max_posts, int samples_per_post) {
+  max_posts = comm_part_most(max_posts);
   Rollout shape = {.max_rows = max_posts * samples_per_post, .max_reply = max_reply};
   int prompts = max_posts * prompt_tokens, rows = shape.max_rows, tokens = prompts > rows ? prompts : rows;
   size_t sampler = (size_t)rows * (size_t)config->vocab + padded(rows) + padded(rows * max_reply);
@@ -44,7 +51,7 @@ Status rollout_allocate(Arena *arena, Rollout *rollout, const Model *model, cons
                         int max_posts, int samples_per_post) {
   Backend *backend = model->parameters.backend;
   const DecoderConfig *config = &model->decoder.config;
-  max_posts = (max_posts + comm.size - 1) / comm.size;
+  max_posts = comm_part_most(max_posts);
   *rollout = (Rollout){.model = model,
                        .max_posts = max_posts,
                        .max_rows = max_posts * samples_per_post,

@@ -48,9 +48,10 @@ typedef struct Rollout {
   float *device_logits, *device_logprob, *device_reply_logprob; /* [rows, V], [rows], [slots, max_reply] */
 } Rollout;
 
-enum { EVALUATED_AT_ONCE = 32 }; /* posts of an evaluation that are answered together, by each rank */
+/* How many of an evaluation's posts are answered together, over all ranks. */
+int rollout_evaluated_at_once(int posts);
 
-/* Device bytes that rollout_allocate takes on one of so many ranks, where prompts have at most prompt_tokens tokens. */
+/* Device bytes that rollout_allocate takes, where prompts have at most prompt_tokens tokens. */
 size_t rollout_bytes(const DecoderConfig *config, DType storage, int prompt_tokens, int max_reply,
                      int max_posts, int samples_per_post);
 /* Buffers for up to max_posts posts of samples_per_post samples, over all ranks. */

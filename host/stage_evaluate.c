@@ -53,7 +53,7 @@ static Status open_evaluation(Evaluation *e, const char *policy_folder) {
   e->rewards = NEW(arena, double, e->posts * e->samples);
   e->reply = NEW(arena, Tokens, e->posts * e->samples);
   if (e->world) e->popularity = NEW(arena, double, e->posts * e->samples);
-  int most = EVALUATED_AT_ONCE * comm.size, together = e->posts < most ? e->posts : most;
+  int together = rollout_evaluated_at_once(e->posts);
   TRY(reward_model_reserve(&e->reward, together * e->samples));
   return rollout_allocate(arena, &e->rollout, &e->policy, &e->codec, together, e->samples);
 }
@@ -106,7 +106,7 @@ static Status generate_all(Evaluation *e) {
   progress_begin(&progress, e->context->label, e->posts, 0);
   Status status = OK;
   Arena scratch = {0};
-  int at_once = EVALUATED_AT_ONCE * comm.size;
+  int at_once = rollout_evaluated_at_once(e->posts);
   for (int first = 0; first < e->posts && status == OK; first += at_once) {
     ArenaMark mark = arena_mark(&scratch);
     int count = e->posts - first < at_once ? e->posts - first : at_once;

@@ -80,5 +80,7 @@ void comm_wait(int64_t number);
 
 /* Cuts count items into a contiguous part a rank whose sizes differ by one at most; first: [size+1]. */
 void comm_parts(int count, int *first);
+/* The size of the largest part. */
+static inline int comm_part_most(int count) { return (count + comm.size - 1) / comm.size; }
 
 #endif
