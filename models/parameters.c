@@ -6,9 +6,8 @@
 #include "models/reduce.h"
 
 enum {
-  READ_AT_ONCE = 1 << 20, /* values of a file */
-  STAGED = 1 << 20,       /* values that are converted at once */
-  FROZEN_ALIGNMENT = 256  /* bytes */
+  PUT_AT_ONCE = 1 << 20, /* values that are converted and written at once */
+  FROZEN_ALIGNMENT = 256 /* bytes */
 };
 
 int parameters_add(Parameters *parameters, Arena *arena, const char *name, int rows, int cols, Init init,
@@ -74,12 +73,12 @@ size_t parameters_frozen_bytes(const Parameters *parameters, DType storage) {
 
 size_t parameters_bytes(const Parameters *parameters, DType storage, bool trainable) {
   size_t element = dtype_bytes(storage), all = trained_elements(parameters), own = all / (size_t)comm.size;
-  size_t copy = storage == F32 ? 0 : element,
-         bytes = all * element; /* copy: the weights that a shard sends */
-  if (trainable) bytes += all * (element + (comm.transport ? 0 : 2 * sizeof(float))) + sizeof(float);
-  if (trainable && !comm.transport && storage != F32) bytes += all * sizeof(float);
-  if (trainable && comm.transport) bytes += own * (3 * sizeof(float) + element + copy);
-  return bytes + parameters_frozen_bytes(parameters, storage);
+  size_t weights = all * element + parameters_frozen_bytes(parameters, storage);
+  if (!trainable) return weights;
+  size_t bytes = weights + all * element + sizeof(float); /* gradients and their norm */
+  if (!comm.transport) return bytes + all * (2 + (storage != F32)) * sizeof(float);
+  size_t copy = storage == F32 ? 0 : element; /* weights that a shard sends */
+  return bytes + own * (3 * sizeof(float) + element + copy);
 }
 
 size_t parameters_elements(const Parameters *parameters) {
@@ -183,18 +182,13 @@ void parameters_zero_grads(Parameters *parameters) {
   backend->zero(backend, parameters->grads, parameters->total * dtype_bytes(backend->storage));
 }
 
-/* Host values of another type than the device's storage, converted there a piece at a time. */
+/* Host values of another type than the device's storage. */
 static Status put_converted(Backend *backend, void *to, const void *values, DType type, size_t count) {
-  size_t piece = count < STAGED ? count : STAGED;
+  size_t bytes = count * dtype_bytes(type);
   void *staging;
-  TRY(backend->alloc(backend, piece * dtype_bytes(type), "staging of weights", &staging));
-  for (size_t at = 0; at < count; at += piece) {
-    size_t part = count - at < piece ? count - at : piece;
-    backend->upload(backend, staging, (const char *)values + at * dtype_bytes(type),
-                    part * dtype_bytes(type));
-    backend->convert(backend, (char *)to + at * dtype_bytes(backend->storage), backend->storage, staging,
-                     type, part);
-  }
+  TRY(backend->alloc(backend, bytes, "staging of weights", &staging));
+  backend->upload(backend, staging, values, bytes);
+  backend->convert(backend, to, backend->storage, staging, type, count);
   Status status = backend->synchronize(backend);
   backend->free(backend, staging);
   return status;
@@ -249,27 +243,26 @@ static Status put_rows(Parameters *parameters, const Parameter *parameter, const
   return put_converted(backend, weights, values, type, count);
 }
 
-static Status put(Parameters *parameters, const Parameter *parameter, const char *path, const void *values,
-                  DType type) {
-  TRY(put_rows(parameters, parameter, path, values, type, (Rows){0, parameter->shape[0]}));
-  if (parameters->shards.size && !parameter->frozen)
-    parameters_put_shard(parameters, parameters->master, parameter, values, type);
-  return OK;
-}
+/* Host values (F32 or BF16) of a tensor. */
+typedef struct Source {
+  const char *path; /* where they are from */
+  const void *values;
+  DType type;
+  const FileMap *map; /* that they lie in, or NULL: pages need not stay once they were read */
+} Source;
 
-/* A tensor of a mapped file, some rows at a time, whose pages need not stay. */
-static Status put_mapped(Parameters *parameters, const Parameter *parameter, const Checkpoint *checkpoint,
-                         const HostTensor *tensor) {
-  int64_t step = (int64_t)(READ_AT_ONCE / row_elements(parameter)) + 1;
-  size_t row_bytes = row_elements(parameter) * dtype_bytes(tensor->type);
+/* Writes a tensor, some rows at a time. */
+static Status put(Parameters *parameters, const Parameter *parameter, const Source *from) {
+  int64_t step = (int64_t)(PUT_AT_ONCE / row_elements(parameter)) + 1;
+  size_t row_bytes = row_elements(parameter) * dtype_bytes(from->type);
   for (int64_t first = 0; first < parameter->shape[0]; first += step) {
     int64_t count = parameter->shape[0] - first < step ? parameter->shape[0] - first : step;
-    const char *values = (const char *)tensor->data + (size_t)first * row_bytes;
-    TRY(put_rows(parameters, parameter, checkpoint->path, values, tensor->type, (Rows){first, count}));
-    file_release(&checkpoint->map, values, (size_t)count * row_bytes);
+    const char *values = (const char *)from->values + (size_t)first * row_bytes;
+    TRY(put_rows(parameters, parameter, from->path, values, from->type, (Rows){first, count}));
+    if (from->map) file_release(from->map, values, (size_t)count * row_bytes);
   }
   if (parameters->shards.size && !parameter->frozen)
-    parameters_put_shard(parameters, parameters->master, parameter, tensor->data, tensor->type);
+    parameters_put_shard(parameters, parameters->master, parameter, from->values, from->type);
   return OK;
 }
 
@@ -289,7 +282,7 @@ Status parameters_init(Parameters *parameters, const char *prefix, uint64_t seed
       if (parameter->init == INIT_NORMAL)
         values[j] = (float)(parameter->init_std * random_normal(key, (uint32_t)j, (uint32_t)(j >> 32)));
     }
-    status = put(parameters, parameter, "random numbers", values, F32);
+    status = put(parameters, parameter, &(Source){.path = "random numbers", .values = values, .type = F32});
     arena_reset(&arena, mark);
   }
   arena_free(&arena);
@@ -323,7 +316,8 @@ Status parameters_load(Parameters *parameters, const Checkpoint *checkpoint, boo
                   checkpoint->path, parameter->name);
     }
     TRY(check_shape(checkpoint, tensor, parameter, true));
-    TRY(put_mapped(parameters, parameter, checkpoint, tensor));
+    TRY(put(parameters, parameter,
+            &(Source){checkpoint->path, tensor->data, tensor->type, &checkpoint->map}));
   }
   return OK;
 }

@@ -6,7 +6,7 @@
 #include "base/arena.h"
 #include "elements.h"
 
-enum { PIECE = 1 << 20 /* values */, WIDTH = 8 * INT8_BLOCK /* of a row at once */ };
+enum { WIDTH = 8 * INT8_BLOCK };               /* values of a row at once */
 static const float int8_most = 127 * 65504.0f; /* of the largest fp16 scale */
 
 /* Columns first .. of a row, with zeros behind its end. */
@@ -43,21 +43,15 @@ bool reduce_matrix(Backend *backend, void *to, WeightType type, const void *valu
     backend->upload(backend, to, values, (size_t)rows * row_bytes);
     return true;
   }
-  int step = columns < PIECE ? PIECE / columns : 1;
-  if (step > rows) step = rows;
   Arena scratch = {0};
-  unsigned char *piece = NEW(&scratch, unsigned char, (size_t)step *row_bytes);
+  unsigned char *made = NEW(&scratch, unsigned char, (size_t)rows *row_bytes);
   bool good = true;
-  for (int first = 0; first < rows && good; first += step) {
-    int count = rows - first < step ? rows - first : step;
 #pragma omp parallel for reduction(&& : good)
-    for (int r = 0; r < count; r++)
-      good =
-          reduce_row(piece + (size_t)r * row_bytes, target,
-                     (const unsigned char *)values + (size_t)(first + r) * source_bytes, source, columns) &&
-          good;
-    backend->upload(backend, (char *)to + (size_t)first * row_bytes, piece, (size_t)count * row_bytes);
-  }
+  for (int r = 0; r < rows; r++)
+    good = reduce_row(made + (size_t)r * row_bytes, target,
+                      (const unsigned char *)values + (size_t)r * source_bytes, source, columns) &&
+           good;
+  if (good) backend->upload(backend, to, made, (size_t)rows * row_bytes);
   arena_free(&scratch);
   return good;
 }

@@ -1,5 +1,5 @@
-/* Frozen matrices in bf16 or int8: made from the values of a file as they are read, a few rows at a time, so
- * that no more than a piece ever stands in memory as fp32. */
+/* Frozen matrices in bf16 or int8: made from the values of a file as they are read. The caller hands over a few
+ * rows at a time, so that no more than those ever stand in memory twice. */
 #ifndef POPALM_MODELS_REDUCE_H
 #define POPALM_MODELS_REDUCE_H
 
