@@ -81,13 +81,27 @@ Status backend_kind(const char *device, const char **out) {
   return OK;
 }
 
-size_t backend_scratch(const char *kind, const PassShape *shape) {
-  return strcmp(kind, "cuda") == 0 ? cuda_scratch(shape) : cpu_scratch(shape);
+/* What is known of a kind of device without one, and in builds that cannot use it. */
+typedef struct Kind {
+  const char *name;
+  DType storage;
+  size_t (*scratch)(const PassShape *);
+  size_t (*fixed)(void);
+} Kind;
+
+static size_t nothing(void) { return 0; }
+
+static const Kind kinds[] = {{"cpu", F32, cpu_scratch, nothing}, {"cuda", BF16, cuda_scratch, cuda_fixed}};
+
+static const Kind *kind_named(const char *name) {
+  const Kind *kind = kinds;
+  while (strcmp(kind->name, name) != 0) kind++;
+  return kind;
 }
 
-DType backend_storage(const char *kind) { return strcmp(kind, "cuda") == 0 ? BF16 : F32; }
-
-size_t backend_fixed(const char *kind) { return strcmp(kind, "cuda") == 0 ? cuda_fixed() : 0; }
+size_t backend_scratch(const char *kind, const PassShape *shape) { return kind_named(kind)->scratch(shape); }
+DType backend_storage(const char *kind) { return kind_named(kind)->storage; }
+size_t backend_fixed(const char *kind) { return kind_named(kind)->fixed(); }
 
 int backend_devices(const char *kind, const char **why) {
   for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {

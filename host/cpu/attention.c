@@ -5,7 +5,6 @@
  * scratch memory before the sequence's own keys; its gradient is a sum over sequences, taken in slices of the
  * batch, which are added in their order. */
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -191,7 +190,7 @@ size_t cpu_attention_scratch(int most_keys, int head_dim, bool backward) {
 
 static Scratch scratch_of(float *workspace, int parts, int most_keys, int dim) {
   Scratch s = {.pad = padded(dim, TILE_PAD)};
-  float *own = workspace + (size_t)omp_get_thread_num() * parts * part_size(most_keys, dim);
+  float *own = workspace + cpu_thread() * (size_t)parts * part_size(most_keys, dim);
   for (int i = 0; i < parts; i++) s.part[i] = own + (size_t)i * part_size(most_keys, dim);
   return s;
 }

@@ -100,7 +100,7 @@ static void collect(void *all, const void *part, size_t bytes) {
     collect_from(NULL, part, bytes, 0);
     return;
   }
-  for (size_t i = 0; i < bytes; i++) ((char *)all)[i] = ((const char *)part)[i];
+  memcpy(all, part, bytes);
   for (int r = 1; r < transport.size; r++) collect_from((char *)all + (size_t)r * bytes, NULL, bytes, r);
 }
 
