@@ -19,13 +19,16 @@ complain() {
   sed 's/^/    /' "$folder/err" | head -n 20
 }
 
-# expect_status STATUS ARGUMENT...: runs popalm.
-expect_status() {
-  expected=$1
-  shift
+# expect_status STATUS ARGUMENT...: runs popalm, which finds its standard input empty.
+expect_status() { expect_status_reading /dev/null "$@"; }
+
+# expect_status_reading FILE STATUS ARGUMENT...: runs popalm with the file as its standard input.
+expect_status_reading() {
+  input=$1 expected=$2
+  shift 2
   last="popalm $*"
   status=0
-  "$popalm" "$@" >"$folder/out" 2>"$folder/err" </dev/null || status=$?
+  "$popalm" "$@" >"$folder/out" 2>"$folder/err" <"$input" || status=$?
   [ "$status" = "$expected" ] || complain "status $expected expected"
 }
 
