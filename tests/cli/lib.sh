@@ -47,6 +47,12 @@ expect_wrong_usage() {
   expect_error "$pattern"
 }
 
+# expect_part FILE WHOLE: what was trained beside the model WHOLE is in FILE alone, less than a tenth of it.
+expect_part() {
+  part=$(wc -c <"$1") whole=$(wc -c <"$2")
+  [ -n "$part" ] && [ $((10 * part)) -lt "$whole" ] || complain "$1 should hold what was trained alone ($part of $whole bytes)"
+}
+
 # interrupt STAGE OUT EXPERIMENT [OPTION...]: starts a run into OUT with a checkpoint every step and sends SIGINT once the
 # stage has saved one. The stage must have so many steps that it does not end between its first checkpoint and the
 # signal, also on a fast or busy machine.
