@@ -22,7 +22,6 @@ done
 expect_output '^\{"post": "the first post", "id": 12345678901234567890, "x": \{"a": \[1\.0, null, "\}"\]\},"replies":\[\{"text":".*,"logprob":[-0-9.e]*\}\]\}$'
 expect_output '^\{ "id":2 , "weibo": "今天\\u4e0b雨 😀" ,"replies":\['
 expect_output '^  \{"post":"the third","like":1e300,"replies":\['
-sed -n 's/.*"post": "\([^"]*\)", "id.*/\1/p' "$folder/posts" >"$folder/text"
 expect_status 0 generate "$run" --post "the first post" -n 2 --candidates 5 --json
 replies() { sed -n 's/.*"replies"://p' "$1" | head -n 1; }
 [ "$(replies "$folder/out")" = "$(replies "$folder/batch-1")" ] || complain "a post alone should have the same replies"

@@ -33,7 +33,7 @@ grep -q '"max_post_tokens":	48' "$reward/prompt.json" || complain "its own lengt
 
 # generate says of the evaluation's greedy replies what the evaluation says
 for dev in 1 2; do
-  row=$(sed -n "${dev}p" "$(echo "$folder"/a/tiny/arms/main/seed-7/evaluate-ppo/replies.jsonl)")
+  row=$(sed -n "${dev}p" "$folder/a/tiny/arms/main/seed-7/evaluate-ppo/replies.jsonl")
   post=$(printf '%s' "$row" | sed 's/^{"post":"\([^"]*\)".*/\1/')
   expect_status 0 generate "$folder/a/tiny" --post "$post" -n 1 --candidates 1 --temperature 0 --json
   said=$(sed 's/.*"text":\("[^"]*"\),"reward":\([^,]*\),.*/\1 \2/' "$folder/out")
@@ -42,7 +42,7 @@ for dev in 1 2; do
 done
 
 # score says of PPO's samples what PPO was told
-samples=$(echo "$folder"/a/stages/ppo-*/samples.jsonl)
+samples=$policy/samples.jsonl
 sed 's/"reward":[^,]*,//' "$samples" >"$folder/rows"
 expect_status 0 score "$reward" --lines "$folder/rows"
 [ "$(wc -l <"$folder/out")" = "$(wc -l <"$samples")" ] || complain "a row a sample"
