@@ -22,13 +22,11 @@ done
 expect_output '^\{"post": "the first post", "id": 12345678901234567890, "x": \{"a": \[1\.0, null, "\}"\]\},"replies":\[\{"text":".*,"logprob":[-0-9.e]*\}\]\}$'
 expect_output '^\{ "id":2 , "weibo": "今天\\u4e0b雨 😀" ,"replies":\['
 expect_output '^  \{"post":"the third","like":1e300,"replies":\['
-sed -n 's/.*"post": "\([^"]*\)", "id.*/\1/p' "$folder/posts" >"$folder/text"
 expect_status 0 generate "$run" --post "the first post" -n 2 --candidates 5 --json
 replies() { sed -n 's/.*"replies"://p' "$1" | head -n 1; }
 [ "$(replies "$folder/out")" = "$(replies "$folder/batch-1")" ] || complain "a post alone should have the same replies"
 printf 'the first post\n今天下雨 😀\n\nthe third\n' >"$folder/lines"
-last="popalm generate --batch 2 <lines"
-"$popalm" generate "$run" -n 2 --candidates 5 --json --batch 2 <"$folder/lines" >"$folder/out" 2>"$folder/err" || complain "status 0 expected"
+expect_status_reading "$folder/lines" 0 generate "$run" -n 2 --candidates 5 --json --batch 2
 [ "$(sed 's/.*"replies"://' "$folder/out")" = "$(sed 's/.*"replies"://' "$folder/batch-1")" ] || complain "lines of text should have the same replies"
 
 # a stream is the same line
@@ -60,8 +58,5 @@ expect_wrong_usage 'exclude each other' generate "$run" --lines "$folder/posts" 
 expect_wrong_usage '--stream shows one reply' generate "$run" --post x --stream -n 2
 expect_wrong_usage '--stream shows one reply' generate "$run" --lines "$folder/posts" --stream
 printf 'a\nb\377\n' >"$folder/lines"
-last="popalm generate <lines"
-status=0
-"$popalm" generate "$run" -n 1 <"$folder/lines" >"$folder/out" 2>"$folder/err" || status=$?
-[ "$status" = 2 ] || complain "status 2 expected"
+expect_status_reading "$folder/lines" 2 generate "$run" -n 1
 expect_error '^standard input:2: the post is not UTF-8 text at byte 2; convert it$'

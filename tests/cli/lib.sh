@@ -19,13 +19,16 @@ complain() {
   sed 's/^/    /' "$folder/err" | head -n 20
 }
 
-# expect_status STATUS ARGUMENT...: runs popalm.
-expect_status() {
-  expected=$1
-  shift
+# expect_status STATUS ARGUMENT...: runs popalm, which finds its standard input empty.
+expect_status() { expect_status_reading /dev/null "$@"; }
+
+# expect_status_reading FILE STATUS ARGUMENT...: runs popalm with the file as its standard input.
+expect_status_reading() {
+  input=$1 expected=$2
+  shift 2
   last="popalm $*"
   status=0
-  "$popalm" "$@" >"$folder/out" 2>"$folder/err" </dev/null || status=$?
+  "$popalm" "$@" >"$folder/out" 2>"$folder/err" <"$input" || status=$?
   [ "$status" = "$expected" ] || complain "status $expected expected"
 }
 
@@ -42,6 +45,12 @@ expect_wrong_usage() {
   [ ! -s "$folder/out" ] || complain "nothing should go to stdout"
   [ "$(wc -l <"$folder/err")" = 1 ] || complain "one line of error expected"
   expect_error "$pattern"
+}
+
+# expect_part FILE WHOLE: what was trained beside the model WHOLE is in FILE alone, less than a tenth of it.
+expect_part() {
+  part=$(wc -c <"$1") whole=$(wc -c <"$2")
+  [ -n "$part" ] && [ $((10 * part)) -lt "$whole" ] || complain "$1 should hold what was trained alone ($part of $whole bytes)"
 }
 
 # interrupt STAGE OUT EXPERIMENT [OPTION...]: starts a run into OUT with a checkpoint every step and sends SIGINT once the

@@ -18,11 +18,7 @@ expect_status 0 run tests/cli/tiny.json --out "$folder/c" $tuned --set ppo.steps
 # shellcheck disable=SC2086
 expect_status 0 run tests/cli/tiny.json --out "$folder/d" $tuned --set ppo.steps=40
 cmp -s "$folder/c/tiny/results.json" "$folder/d/tiny/results.json" || complain "a resumed run should give the same bytes"
-whole=$(wc -c <"$base/model.safetensors")
-for stage in sft reward ppo; do
-  part=$(wc -c <"$(echo "$folder"/a/stages/$stage-*/model.safetensors)")
-  [ $((10 * part)) -lt "$whole" ] || complain "$stage should save the prefix alone ($part of $whole bytes)"
-done
+for stage in sft reward ppo; do expect_part "$(echo "$folder"/a/stages/$stage-*/model.safetensors)" "$base/model.safetensors"; done
 expect_status 0 generate "$folder/a/tiny" --post "a post" -n 1
 expect_output '^1\.'
 

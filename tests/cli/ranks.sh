@@ -122,7 +122,6 @@ begin() {
   job=$!
   while kill -0 $job 2>/dev/null && ! ls "$3"/stages/"$2"-*/state.safetensors >/dev/null 2>&1; do sleep 0.01; done
   kill -0 $job 2>/dev/null || complain "the job ended too early"
-  # shellcheck disable=SC2144
   one_rank=$(grep -l "^[0-9]* (popalm) . $job " /proc/[0-9]*/stat 2>/dev/null | tail -n 1 | cut -d / -f 3)
   [ -n "$one_rank" ] || complain "mpirun should have a process of popalm"
 }

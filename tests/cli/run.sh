@@ -56,8 +56,7 @@ if cmp -s "$folder/out" "$folder/replies"; then complain "another seed should gi
 rewards=$(sed 's/.*(reward \(.*\))$/\1/' "$folder/replies")
 [ "$rewards" = "$(echo "$rewards" | sort -gr)" ] || complain "replies should be ranked by reward"
 printf 'one\n\ntwo\n' >"$folder/posts"
-last="popalm generate --json"
-"$popalm" generate "$folder/b/tiny" -n 1 --json <"$folder/posts" >"$folder/out" 2>"$folder/err" || complain "should succeed"
+expect_status_reading "$folder/posts" 0 generate "$folder/b/tiny" -n 1 --json
 [ "$(grep -c '^{"post":"\(one\|two\)","replies":\[{"text":' "$folder/out")" = 2 ] || complain "one line a post expected"
 expect_wrong_usage 'has no trained model' generate "$folder" --post x
 expect_wrong_usage 'the post is empty' generate "$folder/b/tiny" --post ""

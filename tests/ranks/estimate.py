@@ -52,7 +52,7 @@ class Shape:
         return (self.layers * self.layer_forward / rate, backward * self.layer_forward / rate, 3 * self.head / rate)
 
 
-def collective(elements, gpus, fp32=False):
+def collective(elements, gpus):
     """Seconds in which a ring moves every slice but one past each GPU."""
     if gpus == 1:
         return 0.0

@@ -78,6 +78,11 @@ CHECK_FUNCTION float *check_floats(Check *check, const double *x, size_t count) 
   return y;
 }
 
+/* Uniform in [-1, 1], for inputs that no reference reads. */
+CHECK_FUNCTION float *check_random(Check *check, size_t count) {
+  return check_floats(check, check_doubles(check, count, 1), count);
+}
+
 /* Memory for an output, filled with NaN so that what was not written is seen. */
 CHECK_FUNCTION float *check_output(Check *check, size_t count) {
   float *y = NEW(&check->arena, float, count);

@@ -28,12 +28,11 @@ typedef struct Parity {
   int tokens, vocab;
 } Parity;
 
-static const float *expected_floats(const Parity *p, const char *name) {
+static const float *expected_floats(Parity *p, const char *name) {
   const SafeTensor *tensor = safetensors_find(&p->expected, name);
   if (!tensor) fail_msg("the fixture has no tensor %s", name);
   assert_int_equal(tensor->type, SAFE_F32);
-  float *copy =
-      NEW((Arena *)(uintptr_t)&p->arena, float, tensor->bytes / sizeof(float)); /* it may be unaligned */
+  float *copy = NEW(&p->arena, float, tensor->bytes / sizeof(float)); /* it may be unaligned */
   memcpy(copy, tensor->data, tensor->bytes);
   return copy;
 }

@@ -5,22 +5,18 @@
 #include <unistd.h>
 
 #include "base/text.h"
-#include "batch.h"
+#include "model_pass.h"
 #include "models/import.h"
 #include "models/model.h"
-#include "testing.h"
 #include "tiny_forms.h"
 
-enum { VOCAB = 31, MAX_TOKENS = 64, ROWS_MAX = 64 };
+enum { VOCAB = 31 };
 
 typedef struct Fixture {
   Arena arena;
   Backend *backend;
   const char *folder; /* base, adapter and merged stand in it */
-  Activations activations;
-  ModelRows rows;
-  Batch batch;
-  float logprob[ROWS_MAX], dlogprob[ROWS_MAX];
+  Pass pass;
   float dropout; /* of the adapters made */
 } Fixture;
 
@@ -46,18 +42,15 @@ static void open_fixture_with(Fixture *f, bool llama, Model *base, float dropout
   for (int i = 0; i < 3; i++) assert_int_equal(make_folders(path_of(f, folders[i])), OK);
   assert_int_equal(model_save(base, path_of(f, "base")), OK);
   config.lora = every_target(llama, f->dropout);
-  assert_int_equal(
-      activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, ACTIVATIONS_KEPT),
-      OK);
-  assert_int_equal(model_rows_allocate(&f->rows, base, MAX_TOKENS, ACTIVATIONS_KEPT), OK);
-  assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 8), OK);
+  pass_open(&f->pass, &f->arena, base, &config, ACTIVATIONS_KEPT);
+  f->pass.training = dropout > 0;
   const int lengths[] = {11, 2, 17, 1, 7};
   for (int s = 0; s < 5; s++) {
     int32_t tokens[32];
     for (int t = 0; t < lengths[s]; t++) tokens[t] = (7 * t + 5 * s + 3) % VOCAB;
-    batch_add(&f->batch, tokens, lengths[s], lengths[s] / 2 + 1);
+    batch_add(&f->pass.batch, tokens, lengths[s], lengths[s] / 2 + 1);
   }
-  batch_upload(&f->batch);
+  batch_upload(&f->pass.batch);
 }
 
 static void open_fixture(Fixture *f, bool llama, Model *base) { open_fixture_with(f, llama, base, 0); }
@@ -66,9 +59,7 @@ static void close_fixture(Fixture *f, Model *base) {
   char command[256];
   snprintf(command, sizeof command, "rm -r '%s'", f->folder);
   assert_int_equal(system(command), 0);
-  model_rows_free(&f->rows, f->backend);
-  activations_free(&f->activations, f->backend);
-  batch_free(&f->batch);
+  pass_close(&f->pass);
   model_free(base);
   f->backend->close(f->backend);
   arena_free(&f->arena);
@@ -90,61 +81,15 @@ static void adapt(Fixture *f, Model *model, bool llama, const Model *lender, dou
   }
 }
 
-/* Of the batch, for a training pass where the fixture has dropout. */
-static DecoderInput input_of(const Fixture *f, DecoderDropout *dropout) {
-  DecoderInput input = batch_input(&f->batch);
-  *dropout = batch_dropout(&f->batch, (RandomKey){11, RANDOM_TEST, 5});
-  if (f->dropout > 0) input.dropout = dropout;
-  return input;
-}
-
-static double forward(Fixture *f, const Model *model) {
-  DecoderDropout dropout;
-  DecoderInput input = input_of(f, &dropout);
-  const Decoder *decoder = &model->decoder;
-  decoder_forward(decoder, &f->activations, &input);
-  model_rows_forward(model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows);
-  f->backend->vocab(f->backend,
-                    &(Vocab){.hidden = f->rows.normed,
-                             .weight = parameters_weight(&model->parameters, decoder->vocab_weight),
-                             .targets = f->batch.device.targets,
-                             .logprob = f->logprob,
-                             .rows = f->batch.rows,
-                             .hidden_size = decoder->config.hidden,
-                             .vocab = VOCAB});
-  double sum = 0;
-  for (int i = 0; i < f->batch.rows; i++) sum += (double)f->logprob[i] * (1 + i % 3);
-  return sum;
-}
-
-static void backward(Fixture *f, const Model *model) {
-  const Parameters *p = &model->parameters;
-  for (int i = 0; i < f->batch.rows; i++) f->dlogprob[i] = (float)(1 + i % 3);
-  f->backend->zero(f->backend, p->grads, p->total * sizeof(float));
-  f->backend->vocab_backward(f->backend,
-                             &(VocabBackward){.hidden = f->rows.normed,
-                                              .weight = parameters_weight(p, model->decoder.vocab_weight),
-                                              .targets = f->batch.device.targets,
-                                              .dlogprob = f->dlogprob,
-                                              .dhidden = f->rows.dnormed,
-                                              .dweight = parameters_grad(p, model->decoder.vocab_weight),
-                                              .rows = f->batch.rows,
-                                              .hidden_size = model->decoder.config.hidden,
-                                              .vocab = VOCAB});
-  DecoderDropout dropout;
-  DecoderInput input = input_of(f, &dropout);
-  model_rows_backward(model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows, &input);
-}
-
 static void an_untrained_adapter_changes_nothing(void **state) {
   (void)state;
   for (int llama = 0; llama < 2; llama++) {
     Fixture f;
     Model base, model;
     open_fixture(&f, llama, &base);
-    double want = forward(&f, &base);
+    double want = pass_forward(&f.pass, &base);
     adapt(&f, &model, llama, NULL, 0);
-    assert_true(forward(&f, &model) == want);
+    assert_true(pass_forward(&f.pass, &model) == want);
     model_free(&model);
     close_fixture(&f, &base);
   }
@@ -169,15 +114,15 @@ static void merged_weights_equal_the_adapter(void **state) {
     Fixture f;
     Model base, model, merged;
     open_fixture(&f, llama, &base);
-    double plain = forward(&f, &base);
+    double plain = pass_forward(&f.pass, &base);
     adapt(&f, &model, llama, NULL, 0.3);
-    double want = forward(&f, &model);
+    double want = pass_forward(&f.pass, &model);
     assert_true(fabs(want - plain) > 0.1);
     save_merged(&f, &model);
     assert_int_equal(
         model_load(&f.arena, &merged, f.backend, path_of(&f, "merged"), (ModelParts){0}, false, 1), OK);
     assert_int_equal(merged.decoder.config.lora.rank, 0);
-    double got = forward(&f, &merged);
+    double got = pass_forward(&f.pass, &merged);
     if (fabs(got - want) > 1e-4 * fabs(want)) fail_msg("merged %g, adapter %g", got, want);
     model_free(&merged);
     model_free(&model);
@@ -185,44 +130,13 @@ static void merged_weights_equal_the_adapter(void **state) {
   }
 }
 
-/* As in test_model.c: along the gradient of one tensor the loss rises by the gradient's norm. */
 static void gradients_are_those_of_differences(float dropout) {
   for (int llama = 0; llama < 2; llama++) {
     Fixture f;
     Model base, model;
     open_fixture_with(&f, llama, &base, dropout);
     adapt(&f, &model, llama, NULL, 0.3);
-    forward(&f, &model);
-    backward(&f, &model);
-    Parameters *p = &model.parameters;
-    float *grads = NEW(&f.arena, float, p->total), *weights = NEW(&f.arena, float, p->total);
-    memcpy(grads, p->grads, p->total * sizeof(float));
-    memcpy(weights, p->weights, p->total * sizeof(float));
-    int checked = 0;
-    for (int i = 0; i < p->count; i++) {
-      const Parameter *tensor = &p->list[i];
-      if (tensor->frozen) {
-        assert_null(parameters_grad(p, i));
-        continue;
-      }
-      double norm = 0;
-      for (size_t j = tensor->offset; j < tensor->offset + tensor->count; j++)
-        norm += (double)grads[j] * (double)grads[j];
-      norm = sqrt(norm);
-      if (norm < 1e-3) continue; /* what softmax ignores */
-      double step = 1e-2, value[2];
-      for (int side = 0; side < 2; side++) {
-        for (size_t j = tensor->offset; j < tensor->offset + tensor->count; j++)
-          ((float *)p->weights)[j] = weights[j] + (float)((side ? -step : step) * (double)grads[j] / norm);
-        value[side] = forward(&f, &model);
-      }
-      memcpy(p->weights, weights, p->total * sizeof(float));
-      double numeric = (value[0] - value[1]) / (2 * step);
-      if (fabs(numeric - norm) > 0.02 * norm + 1e-2)
-        fail_msg("%s: gradient norm %g, by differences %g", tensor->name, norm, numeric);
-      checked++;
-    }
-    assert_true(checked >= 2 * 2 * 6);
+    assert_true(pass_check_gradients(&f.pass, &f.arena, &model, ".lora.", 1e-2) >= 2 * 2 * 6);
     model_free(&model);
     close_fixture(&f, &base);
   }
@@ -244,9 +158,9 @@ static void dropout_is_of_training_passes_only(void **state) {
   Model base, model;
   open_fixture_with(&f, true, &base, 0.4f);
   adapt(&f, &model, true, NULL, 0.3);
-  double dropped = forward(&f, &model);
-  f.dropout = 0; /* as an evaluation of the same model */
-  double whole = forward(&f, &model);
+  double dropped = pass_forward(&f.pass, &model);
+  f.pass.training = false; /* as an evaluation of the same model */
+  double whole = pass_forward(&f.pass, &model);
   assert_true(fabs(dropped - whole) > 0.1);
   assert_int_equal(model_save(&model, path_of(&f, "adapter")), OK);
   DecoderConfig saved;
@@ -262,7 +176,7 @@ static void a_file_holds_the_adapter_and_names_its_base(void **state) {
   Model base, model, loaded;
   open_fixture(&f, true, &base);
   adapt(&f, &model, true, NULL, 0.3);
-  double want = forward(&f, &model);
+  double want = pass_forward(&f.pass, &model);
   assert_int_equal(model_save(&model, path_of(&f, "adapter")), OK);
   Checkpoint checkpoint;
   assert_int_equal(checkpoint_open(&f.arena, path_of(&f, "adapter/model.safetensors"), &checkpoint), OK);
@@ -270,7 +184,7 @@ static void a_file_holds_the_adapter_and_names_its_base(void **state) {
   checkpoint_close(&checkpoint);
   assert_int_equal(
       model_load(&f.arena, &loaded, f.backend, path_of(&f, "adapter"), (ModelParts){0}, false, 1), OK);
-  assert_true(forward(&f, &loaded) == want);
+  assert_true(pass_forward(&f.pass, &loaded) == want);
   model_free(&loaded);
   model_free(&model);
   close_fixture(&f, &base);
@@ -356,15 +270,15 @@ static void several_adapters_share_one_base(void **state) {
   open_fixture(&f, true, &base);
   size_t before, after, total;
   adapt(&f, &first, true, NULL, 0.3);
-  double want = forward(&f, &first);
+  double want = pass_forward(&f.pass, &first);
   f.backend->memory(f.backend, &before, &total);
   adapt(&f, &second, true, &first, 0.3);
   f.backend->memory(f.backend, &after, &total);
   assert_ptr_equal(first.parameters.frozen, second.parameters.frozen);
   assert_true(after - before < first.parameters.total * 4 * sizeof(float) + 64);
-  assert_true(forward(&f, &second) == want);
+  assert_true(pass_forward(&f.pass, &second) == want);
   model_free(&second);
-  assert_true(forward(&f, &first) == want);
+  assert_true(pass_forward(&f.pass, &first) == want);
   model_free(&first);
   close_fixture(&f, &base);
 }

@@ -37,6 +37,14 @@ static DecoderConfig config_of(bool llama) {
   return config;
 }
 
+/* The same with an adapter over a base of this type. */
+static DecoderConfig adapted_config(const Fixture *f, WeightType base) {
+  DecoderConfig config = f->config;
+  config.lora = (LoraConfig){.rank = 3, .alpha = 5, .target = {[LORA_Q] = true, [LORA_DOWN] = true}};
+  config.base = base;
+  return config;
+}
+
 static const char *path_of(Fixture *f, const char *name) { return path_join(&f->arena, f->folder, name); }
 
 static const char *model_file(Fixture *f, const char *name) {
@@ -104,8 +112,7 @@ static void open_fixture(Fixture *f, bool llama) {
   assert_int_equal(make_folders(path_of(f, "base")), OK);
   assert_int_equal(make_folders(path_of(f, "adapter")), OK);
   assert_int_equal(model_save(&base, path_of(f, "base")), OK);
-  DecoderConfig adapted = f->config;
-  adapted.lora = (LoraConfig){.rank = 3, .alpha = 5, .target = {[LORA_Q] = true, [LORA_DOWN] = true}};
+  DecoderConfig adapted = adapted_config(f, WEIGHT_NATIVE);
   assert_int_equal(
       activations_allocate(&f->activations, &f->arena, &adapted, f->backend, MAX_TOKENS, ACTIVATIONS_KEPT),
       OK);
@@ -132,9 +139,7 @@ static void close_fixture(Fixture *f) {
 }
 
 static Status create(Fixture *f, Model *model, const char *base, WeightType type, const Model *lender) {
-  DecoderConfig config = f->config;
-  config.lora = (LoraConfig){.rank = 3, .alpha = 5, .target = {[LORA_Q] = true, [LORA_DOWN] = true}};
-  config.base = type;
+  DecoderConfig config = adapted_config(f, type);
   return model_create(&f->arena, model, f->backend, &config, path_of(f, base),
                       (ModelParts){.frozen_from = lender}, true, 9);
 }

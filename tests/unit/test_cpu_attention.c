@@ -348,15 +348,14 @@ static Decode make_decode(Check *c, int heads, int kv_heads, int dim) {
   enum { POSTS = 5, MOST = 40, MAX_REPLY = 23 };
   int row = (heads + 2 * kv_heads) * dim, cache_row = 2 * kv_heads * dim, rows = 0;
   int prefix_len = check_size(c, 0, 1) ? check_size(c, 1, 70) : 0;
-  float *prefix =
-      check_floats(c, check_doubles(c, (size_t)prefix_len * cache_row, 1), (size_t)prefix_len * cache_row);
+  float *prefix = check_random(c, (size_t)prefix_len * cache_row);
   int32_t *cu = NEW(&c->arena, int32_t, POSTS + 1), *post = NEW(&c->arena, int32_t, MOST),
           *slot = check_permutation(c, MOST), *length = NEW(&c->arena, int32_t, MOST);
   for (int p = 0; p < POSTS; p++) {
     cu[p + 1] = cu[p] + (p == 2 ? 0 : check_size(c, 1, 150));
     for (int samples = p == 1 ? 19 : check_size(c, 0, 4); samples > 0; samples--) post[rows++] = p;
   }
-  float *posts = check_floats(c, check_doubles(c, (size_t)cu[POSTS] * row, 1), (size_t)cu[POSTS] * row);
+  float *posts = check_random(c, (size_t)cu[POSTS] * row);
   float *post_cache = check_output(c, (size_t)cu[POSTS] * cache_row);
   float *reply_cache = check_output(c, (size_t)MOST * MAX_REPLY * cache_row);
   float *qkv = check_output(c, (size_t)rows * row);
@@ -369,8 +368,7 @@ static Decode make_decode(Check *c, int heads, int kv_heads, int dim) {
     length[r] = check_size(c, 1, MAX_REPLY);
     int32_t seq[2] = {0, cu[post[r] + 1] - cu[post[r]] + length[r]}, at[MAX_REPLY];
     size_t n = (size_t)seq[1], from = n - (size_t)length[r];
-    float *all = check_floats(c, check_doubles(c, n * row, 1), n * row),
-          *out = check_output(c, n * heads * dim);
+    float *all = check_random(c, n * row), *out = check_output(c, n * heads * dim);
     memcpy(all, posts + (size_t)cu[post[r]] * row, from * row * sizeof *all);
     memcpy(qkv + (size_t)r * row, all + (n - 1) * row, (size_t)row * sizeof *qkv);
     for (int i = 0; i < length[r]; i++) at[i] = slot[r] * MAX_REPLY + i;

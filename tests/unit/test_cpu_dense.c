@@ -29,10 +29,6 @@ static int32_t *random_indices(Check *check, int count, int below) {
   return out;
 }
 
-static float *random_floats(Check *check, size_t count) {
-  return check_floats(check, check_doubles(check, count, 1), count);
-}
-
 static EmbeddingCase new_embedding(Check *check, int rows, int hidden, int vocab, int positions) {
   EmbeddingCase c = {.check = check};
   c.forward = (Embedding){.tokens = random_indices(check, rows, vocab),
@@ -41,11 +37,11 @@ static EmbeddingCase new_embedding(Check *check, int rows, int hidden, int vocab
                           .hidden = hidden,
                           .vocab = vocab,
                           .max_positions = positions,
-                          .token_table = random_floats(check, (size_t)vocab * hidden),
-                          .position_table = random_floats(check, (size_t)positions * hidden),
+                          .token_table = check_random(check, (size_t)vocab * hidden),
+                          .position_table = check_random(check, (size_t)positions * hidden),
                           .out = check_output(check, (size_t)rows * hidden)};
-  c.dtoken0 = random_floats(check, (size_t)vocab * hidden);
-  c.dposition0 = random_floats(check, (size_t)positions * hidden);
+  c.dtoken0 = check_random(check, (size_t)vocab * hidden);
+  c.dposition0 = check_random(check, (size_t)positions * hidden);
   c.dtoken = check_output(check, (size_t)vocab * hidden);
   c.dposition = check_output(check, (size_t)positions * hidden);
   c.backward = (EmbeddingBackward){.tokens = c.forward.tokens,
@@ -54,7 +50,7 @@ static EmbeddingCase new_embedding(Check *check, int rows, int hidden, int vocab
                                    .hidden = hidden,
                                    .vocab = vocab,
                                    .max_positions = positions,
-                                   .dout = random_floats(check, (size_t)rows * hidden),
+                                   .dout = check_random(check, (size_t)rows * hidden),
                                    .dtoken_table = c.dtoken,
                                    .dposition_table = c.dposition};
   return c;
@@ -293,7 +289,7 @@ static void gathered_rows_come_back_by_scatter(void **state) {
     int cols = check_size(&check, 1, 70);
     size_t all = (size_t)total * cols, some = (size_t)rows * cols;
     int32_t *index = check_permutation(&check, total);
-    float *src = random_floats(&check, all), *addend = i % 2 ? random_floats(&check, all) : NULL;
+    float *src = check_random(&check, all), *addend = i % 2 ? check_random(&check, all) : NULL;
     float *dst = check_output(&check, some), *back = check_output(&check, all);
     GatherRows gather = {
         .src = src, .addend = addend, .index = index, .dst = dst, .rows = rows, .cols = cols};

@@ -18,9 +18,9 @@ static Case new_case(Check *check, int rows, int in, int out) {
   c.xf = check_floats(check, c.x, nx), c.wf = check_floats(check, c.w, nw);
   c.bf = check_floats(check, c.b, out), c.y0f = check_floats(check, c.y0, ny);
   c.dyf = check_floats(check, c.dy, ny);
-  c.dx0 = check_floats(check, check_doubles(check, nx, 1), nx);
-  c.dw0 = check_floats(check, check_doubles(check, nw, 1), nw);
-  c.db0 = check_floats(check, check_doubles(check, out, 1), out);
+  c.dx0 = check_random(check, nx);
+  c.dw0 = check_random(check, nw);
+  c.db0 = check_random(check, out);
   c.dx = check_output(check, nx), c.dw = check_output(check, nw), c.db = check_output(check, out);
   return c;
 }

@@ -23,7 +23,7 @@ static Matrix random_matrix(Check *check, WeightType type, int rows, int columns
   assert_int_equal(row_bytes, weight_row_bytes(type, F32, columns));
   Matrix m = {NEW(&check->arena, unsigned char, (size_t)rows *row_bytes + 1),
               NEW(&check->arena, float, count + 1)};
-  const float *given = check_floats(check, check_doubles(check, count, 1), count);
+  const float *given = check_random(check, count);
   float *padded = NEW(&check->arena, float, blocks *(size_t)element->elements + 1);
   for (int r = 0; r < rows; r++) {
     unsigned char *row = (unsigned char *)m.reduced + (size_t)r * row_bytes;
@@ -35,10 +35,6 @@ static Matrix random_matrix(Check *check, WeightType type, int rows, int columns
     for (int c = 0; c < columns; c++) padded[c] = 0;
   }
   return m;
-}
-
-static float *random_floats(Check *check, size_t count) {
-  return check_floats(check, check_doubles(check, count, 1), count);
 }
 
 /* rows, in, out: around the edges of blocks, panels, their depth and the rows that are widened at once */
@@ -56,11 +52,11 @@ static void linear_equals_fp32(void **state) {
     int rows = shapes[i / 2][0], in = shapes[i / 2][1], out = shapes[i / 2][2];
     Matrix m = random_matrix(&check, type, out, in);
     size_t count = (size_t)rows * (size_t)out;
-    float *want = random_floats(&check, count + 1), *got = NEW(&check.arena, float, count + 1);
+    float *want = check_random(&check, count + 1), *got = NEW(&check.arena, float, count + 1);
     memcpy(got, want, count * sizeof *got);
-    Linear op = {.x = random_floats(&check, (size_t)rows * (size_t)in),
+    Linear op = {.x = check_random(&check, (size_t)rows * (size_t)in),
                  .weight = m.values,
-                 .bias = i % 3 ? random_floats(&check, (size_t)out) : NULL,
+                 .bias = i % 3 ? check_random(&check, (size_t)out) : NULL,
                  .y = want,
                  .rows = rows,
                  .in = in,
@@ -84,10 +80,10 @@ static void gradients_of_inputs_equal_fp32(void **state) {
     int rows = shapes[i / 2][0], in = shapes[i / 2][1], out = shapes[i / 2][2], stride = out + i % 3;
     Matrix m = random_matrix(&check, type, out, in);
     size_t count = (size_t)rows * (size_t)in;
-    float *want = random_floats(&check, count + 1), *got = NEW(&check.arena, float, count + 1);
+    float *want = check_random(&check, count + 1), *got = NEW(&check.arena, float, count + 1);
     memcpy(got, want, count * sizeof *got);
     LinearBackward op = {.weight = m.values,
-                         .dy = random_floats(&check, (size_t)rows * (size_t)stride + 1),
+                         .dy = check_random(&check, (size_t)rows * (size_t)stride + 1),
                          .dy_stride = stride,
                          .dx = want,
                          .rows = rows,
@@ -139,7 +135,7 @@ static void vocabulary_equals_fp32(void **state) {
     int rows = sizes[i / 2][0], size = sizes[i / 2][1], vocab = sizes[i / 2][2];
     Matrix m = random_matrix(&check, type, vocab, size);
     size_t n = (size_t)rows, h = n * (size_t)size, logits = n * (size_t)vocab;
-    float *hidden = random_floats(&check, h), *dlogprob = random_floats(&check, n);
+    float *hidden = check_random(&check, h), *dlogprob = check_random(&check, n);
     int32_t *targets = NEW(&check.arena, int32_t, rows);
     for (int r = 0; r < rows; r++) targets[r] = check_size(&check, 0, vocab - 1);
     float *out[2][5]; /* logprob, entropy, logprob, dhidden, logits */
@@ -216,7 +212,7 @@ static void bits_do_not_depend_on_threads_or_other_rows(void **state) {
   for (int k = 0; k < 2; k++) {
     int rows = 130, in = 700, out = 300;
     Matrix m = random_matrix(&check, reduced[k], out, in);
-    float *x = random_floats(&check, (size_t)rows * (size_t)in), *y[3], *dx[2];
+    float *x = check_random(&check, (size_t)rows * (size_t)in), *y[3], *dx[2];
     for (int j = 0; j < 3; j++) y[j] = check_output(&check, (size_t)rows * (size_t)out);
     for (int j = 0; j < 2; j++) dx[j] = check_output(&check, (size_t)rows * (size_t)in);
     Linear op = {.x = x, .weight = m.reduced, .weight_type = reduced[k], .rows = rows, .in = in, .out = out};

@@ -3,22 +3,18 @@
 #include <math.h>
 #include <string.h>
 
-#include "batch.h"
+#include "model_pass.h"
 #include "models/decode.h"
-#include "testing.h"
 #include "tiny_forms.h"
 
 typedef struct Fixture {
   Arena arena;
   Backend *backend;
   Model model;
-  Activations activations;
-  ModelRows rows;
-  Batch batch;
-  float *logprob, *dlogprob;
+  Pass pass;
 } Fixture;
 
-enum { VOCAB = 37, MAX_TOKENS = 96 };
+enum { VOCAB = 37 };
 
 static void open_for(Fixture *f, Form form, ActivationsUse use) {
   *f = (Fixture){0};
@@ -26,23 +22,13 @@ static void open_for(Fixture *f, Form form, ActivationsUse use) {
   assert_int_equal(cpu_backend_open(0, &f->backend), OK);
   assert_int_equal(model_create(&f->arena, &f->model, f->backend, &config, NULL, (ModelParts){0}, true, 7),
                    OK);
-  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, use),
-                   OK);
-  assert_int_equal(model_rows_allocate(&f->rows, &f->model, MAX_TOKENS, true), OK);
-  /* Scratch memory that nobody wrote is NaN. */
-  memset(f->rows.memory, 0xFF, model_rows_bytes(&config, f->backend->storage, MAX_TOKENS, true));
-  memset(f->activations.memory, 0xFF, f->activations.bytes);
-  assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 16), OK);
-  f->logprob = NEW(&f->arena, float, MAX_TOKENS);
-  f->dlogprob = NEW(&f->arena, float, MAX_TOKENS);
+  pass_open(&f->pass, &f->arena, &f->model, &config, use);
 }
 
 static void open_fixture(Fixture *f, Form form) { open_for(f, form, ACTIVATIONS_KEPT); }
 
 static void close_fixture(Fixture *f) {
-  model_rows_free(&f->rows, f->backend);
-  activations_free(&f->activations, f->backend);
-  batch_free(&f->batch);
+  pass_close(&f->pass);
   model_free(&f->model);
   f->backend->close(f->backend);
   arena_free(&f->arena);
@@ -59,51 +45,15 @@ static void fill(Batch *batch, uint64_t seed, const int *lengths, int count) {
   batch_upload(batch);
 }
 
-static double forward(Fixture *f) {
-  DecoderInput input = batch_input(&f->batch);
-  const Decoder *decoder = &f->model.decoder;
-  decoder_forward(decoder, &f->activations, &input);
-  model_rows_forward(&f->model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows);
-  f->backend->vocab(f->backend,
-                    &(Vocab){.hidden = f->rows.normed,
-                             .weight = parameters_weight(&f->model.parameters, decoder->vocab_weight),
-                             .targets = f->batch.device.targets,
-                             .logprob = f->logprob,
-                             .rows = f->batch.rows,
-                             .hidden_size = decoder->config.hidden,
-                             .vocab = VOCAB});
-  double sum = 0;
-  for (int i = 0; i < f->batch.rows; i++) sum += (double)f->logprob[i] * (1 + i % 3);
-  return sum;
-}
-
-static void backward(Fixture *f) {
-  const Decoder *decoder = &f->model.decoder;
-  for (int i = 0; i < f->batch.rows; i++) f->dlogprob[i] = (float)(1 + i % 3);
-  parameters_zero_grads(&f->model.parameters);
-  f->backend->vocab_backward(
-      f->backend, &(VocabBackward){.hidden = f->rows.normed,
-                                   .weight = parameters_weight(&f->model.parameters, decoder->vocab_weight),
-                                   .targets = f->batch.device.targets,
-                                   .dlogprob = f->dlogprob,
-                                   .dhidden = f->rows.dnormed,
-                                   .dweight = parameters_grad(&f->model.parameters, decoder->vocab_weight),
-                                   .rows = f->batch.rows,
-                                   .hidden_size = decoder->config.hidden,
-                                   .vocab = VOCAB});
-  DecoderInput input = batch_input(&f->batch);
-  model_rows_backward(&f->model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows, &input);
-}
-
 /* Along the gradient's own direction, restricted to one tensor, the loss must rise by its norm. fp32 forward
  * passes limit the precision, so the step is large and the tolerance wide; a wrong term is off by far more.
  */
 static void gradient_matches_finite_differences(Form form) {
   Fixture f;
   open_fixture(&f, form);
-  fill(&f.batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
-  forward(&f);
-  backward(&f);
+  fill(&f.pass.batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
+  pass_forward(&f.pass, &f.model);
+  pass_backward(&f.pass, &f.model);
   Parameters *p = &f.model.parameters;
   float *grads = NEW(&f.arena, float, p->total), *weights = NEW(&f.arena, float, p->total);
   memcpy(grads, p->grads, p->total * sizeof(float));
@@ -121,7 +71,7 @@ static void gradient_matches_finite_differences(Form form) {
     for (int side = 0; side < 2; side++) {
       for (size_t j = tensor->offset; j < tensor->offset + tensor->count; j++)
         p->master[j] = weights[j] + (float)((side ? -step : step) * (double)grads[j] / norm);
-      value[side] = forward(&f);
+      value[side] = pass_forward(&f.pass, &f.model);
     }
     memcpy(p->master, weights, p->total * sizeof(float));
     double numeric = (value[0] - value[1]) / (2 * step);
@@ -154,12 +104,12 @@ static void recomputed_activations_give_the_same_gradients(void **state) {
     Fixture f[2];
     for (int i = 0; i < 2; i++) {
       open_for(&f[i], form, i ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT);
-      fill(&f[i].batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
-      forward(&f[i]);
-      backward(&f[i]);
+      fill(&f[i].pass.batch, 3, (int[]){11, 2, 23, 7, 1, 13}, 6);
+      pass_forward(&f[i].pass, &f[i].model);
+      pass_backward(&f[i].pass, &f[i].model);
       grads[i] = f[i].model.parameters.grads;
       count = f[i].model.parameters.total;
-      bytes[i] = f[i].activations.bytes;
+      bytes[i] = f[i].pass.activations.bytes;
     }
     assert_memory_equal(grads[0], grads[1], count * sizeof(float));
     assert_true(bytes[1] < bytes[0]);
@@ -172,14 +122,14 @@ static void a_sequence_does_not_depend_on_its_neighbours(void **state) {
   for (Form form = 0; form < FORMS; form++) {
     Fixture f;
     open_fixture(&f, form);
-    fill(&f.batch, 5, (int[]){17}, 1);
-    forward(&f);
+    fill(&f.pass.batch, 5, (int[]){17}, 1);
+    pass_forward(&f.pass, &f.model);
     float alone[64];
-    int rows = f.batch.rows;
-    memcpy(alone, f.logprob, sizeof(float) * (size_t)rows);
-    fill(&f.batch, 5, (int[]){17, 31, 5, 23}, 4);
-    forward(&f);
-    for (int i = 0; i < rows; i++) assert_float_equal(alone[i], f.logprob[i], 1e-5);
+    int rows = f.pass.batch.rows;
+    memcpy(alone, f.pass.logprob, sizeof(float) * (size_t)rows);
+    fill(&f.pass.batch, 5, (int[]){17, 31, 5, 23}, 4);
+    pass_forward(&f.pass, &f.model);
+    for (int i = 0; i < rows; i++) assert_float_equal(alone[i], f.pass.logprob[i], 1e-5);
     close_fixture(&f);
   }
 }
@@ -193,40 +143,41 @@ static void decode_equals_forward(void **state) {
     open_fixture(&f, form);
     int32_t tokens[POST + REPLY];
     for (int t = 0; t < POST + REPLY; t++) tokens[t] = (7 * t + 3) % VOCAB;
-    batch_clear(&f.batch);
-    batch_add(&f.batch, tokens, POST + REPLY, POST + REPLY);
-    batch_upload(&f.batch);
-    DecoderInput input = batch_input(&f.batch);
-    decoder_forward(&f.model.decoder, &f.activations, &input);
+    batch_clear(&f.pass.batch);
+    batch_add(&f.pass.batch, tokens, POST + REPLY, POST + REPLY);
+    batch_upload(&f.pass.batch);
+    DecoderInput input = batch_input(&f.pass.batch);
+    decoder_forward(&f.model.decoder, &f.pass.activations, &input);
     int H = f.model.decoder.config.hidden;
     float *expected = NEW(&f.arena, float, REPLY *H);
     int32_t index[REPLY];
     for (int t = 0; t < REPLY; t++) index[t] = POST + t;
-    model_rows_forward(&f.model, &f.activations, &f.rows, index, REPLY);
-    memcpy(expected, f.rows.normed, sizeof(float) * (size_t)(REPLY * H));
+    model_rows_forward(&f.model, &f.pass.activations, &f.pass.rows, index, REPLY);
+    memcpy(expected, f.pass.rows.normed, sizeof(float) * (size_t)(REPLY * H));
 
     DecodeCache cache;
     assert_int_equal(decode_cache_allocate(&f.arena, &cache, &f.model, POST, 3, REPLY), OK);
-    batch_clear(&f.batch);
-    batch_add(&f.batch, tokens, POST, POST);
-    batch_upload(&f.batch);
-    input = batch_input(&f.batch);
+    batch_clear(&f.pass.batch);
+    batch_add(&f.pass.batch, tokens, POST, POST);
+    batch_upload(&f.pass.batch);
+    input = batch_input(&f.pass.batch);
     input.kv_cache = cache.post;
-    decoder_forward(&f.model.decoder, &f.activations, &input);
+    decoder_forward(&f.model.decoder, &f.pass.activations, &input);
     int32_t zero = 0, slot = 2, token, position, length, row;
     for (int t = 0; t < REPLY; t++) {
       token = tokens[POST + t], position = POST + t, length = t + 1, row = slot * REPLY + t;
       DecodeRows rows = {.rows = 1,
-                         .post_cu_seqlens = f.batch.device.cu_seqlens,
+                         .post_cu_seqlens = f.pass.batch.device.cu_seqlens,
                          .post = &zero,
                          .slot = &slot,
                          .token = &token,
                          .position = &position,
                          .reply_len = &length,
                          .cache_row = &row};
-      decode_step(&f.model, &f.activations, &cache, &rows);
-      model_rows_forward(&f.model, &f.activations, &f.rows, &zero, 1);
-      for (int h = 0; h < H; h++) assert_float_equal(((float *)f.rows.normed)[h], expected[t * H + h], 2e-4);
+      decode_step(&f.model, &f.pass.activations, &cache, &rows);
+      model_rows_forward(&f.model, &f.pass.activations, &f.pass.rows, &zero, 1);
+      for (int h = 0; h < H; h++)
+        assert_float_equal(((float *)f.pass.rows.normed)[h], expected[t * H + h], 2e-4);
     }
     decode_cache_free(&cache, f.backend);
     close_fixture(&f);

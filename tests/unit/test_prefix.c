@@ -5,24 +5,20 @@
 #include <unistd.h>
 
 #include "base/text.h"
-#include "batch.h"
+#include "model_pass.h"
 #include "models/decode.h"
 #include "models/import.h"
 #include "safetensors.h"
-#include "testing.h"
 #include "tiny_forms.h"
 
-enum { VOCAB = 31, LAYERS = 2, PREFIX = 5, MAX_TOKENS = 64 };
+enum { VOCAB = 31, LAYERS = 2, PREFIX = 5 };
 
 typedef struct Fixture {
   Arena arena;
   Backend *backend;
   const char *folder; /* base and adapter stand in it */
   Model base, model;
-  Activations activations;
-  ModelRows rows;
-  Batch batch;
-  float logprob[MAX_TOKENS], dlogprob[MAX_TOKENS];
+  Pass pass;
 } Fixture;
 
 static DecoderConfig config_of(Form form) {
@@ -52,10 +48,7 @@ static void open_with(Fixture *f, Form form, int rank, ActivationsUse use) {
   assert_int_equal(
       model_create(&f->arena, &f->model, f->backend, &config, path_of(f, "base"), (ModelParts){0}, true, 9),
       OK);
-  assert_int_equal(activations_allocate(&f->activations, &f->arena, &config, f->backend, MAX_TOKENS, use),
-                   OK);
-  assert_int_equal(model_rows_allocate(&f->rows, &f->base, MAX_TOKENS, true), OK);
-  assert_int_equal(batch_allocate(&f->arena, &f->batch, f->backend, MAX_TOKENS, 8), OK);
+  pass_open(&f->pass, &f->arena, &f->base, &config, use);
 }
 
 static void open_fixture(Fixture *f, Form form) { open_with(f, form, 0, ACTIVATIONS_KEPT); }
@@ -64,9 +57,7 @@ static void close_fixture(Fixture *f) {
   char command[256];
   snprintf(command, sizeof command, "rm -r '%s'", f->folder);
   assert_int_equal(system(command), 0);
-  model_rows_free(&f->rows, f->backend);
-  activations_free(&f->activations, f->backend);
-  batch_free(&f->batch);
+  pass_close(&f->pass);
   model_free(&f->model);
   model_free(&f->base);
   f->backend->close(f->backend);
@@ -84,54 +75,19 @@ static void fill(Batch *batch, const int *lengths, int count) {
   batch_upload(batch);
 }
 
-static double forward(Fixture *f, const Model *model) {
-  DecoderInput input = batch_input(&f->batch);
-  decoder_forward(&model->decoder, &f->activations, &input);
-  model_rows_forward(model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows);
-  f->backend->vocab(f->backend,
-                    &(Vocab){.hidden = f->rows.normed,
-                             .weight = parameters_weight(&model->parameters, model->decoder.vocab_weight),
-                             .targets = f->batch.device.targets,
-                             .logprob = f->logprob,
-                             .rows = f->batch.rows,
-                             .hidden_size = model->decoder.config.hidden,
-                             .vocab = VOCAB});
-  double sum = 0;
-  for (int i = 0; i < f->batch.rows; i++) sum += (double)f->logprob[i] * (1 + i % 3);
-  return sum;
-}
-
-static void backward(Fixture *f, Model *model) {
-  Parameters *p = &model->parameters;
-  int weight = model->decoder.vocab_weight;
-  for (int i = 0; i < f->batch.rows; i++) f->dlogprob[i] = (float)(1 + i % 3);
-  parameters_zero_grads(p);
-  f->backend->vocab_backward(f->backend, &(VocabBackward){.hidden = f->rows.normed,
-                                                          .weight = parameters_weight(p, weight),
-                                                          .targets = f->batch.device.targets,
-                                                          .dlogprob = f->dlogprob,
-                                                          .dhidden = f->rows.dnormed,
-                                                          .dweight = parameters_grad(p, weight),
-                                                          .rows = f->batch.rows,
-                                                          .hidden_size = model->decoder.config.hidden,
-                                                          .vocab = VOCAB});
-  DecoderInput input = batch_input(&f->batch);
-  model_rows_backward(model, &f->activations, &f->rows, f->batch.device.rows, f->batch.rows, &input);
-}
-
 /* The final hidden states of the last `count` rows of one sequence. */
 static float *hidden_of(Fixture *f, const Model *model, const int32_t *tokens, int length, int count) {
-  batch_clear(&f->batch);
-  batch_add(&f->batch, tokens, length, length);
-  batch_upload(&f->batch);
-  DecoderInput input = batch_input(&f->batch);
-  decoder_forward(&model->decoder, &f->activations, &input);
-  int32_t index[MAX_TOKENS];
+  batch_clear(&f->pass.batch);
+  batch_add(&f->pass.batch, tokens, length, length);
+  batch_upload(&f->pass.batch);
+  DecoderInput input = batch_input(&f->pass.batch);
+  decoder_forward(&model->decoder, &f->pass.activations, &input);
+  int32_t index[PASS_TOKENS];
   for (int i = 0; i < count; i++) index[i] = length - count + i;
-  model_rows_forward(model, &f->activations, &f->rows, index, count);
+  model_rows_forward(model, &f->pass.activations, &f->pass.rows, index, count);
   size_t values = (size_t)(count * model->decoder.config.hidden);
   float *out = NEW(&f->arena, float, values);
-  memcpy(out, f->rows.normed, values * sizeof *out);
+  memcpy(out, f->pass.rows.normed, values * sizeof *out);
   return out;
 }
 
@@ -150,7 +106,7 @@ static void the_keys_of_a_text_as_prefix_continue_it(void **state) {
     int query = c->heads * c->head_dim, width = 2 * c->kv_heads * c->head_dim;
     for (int l = 0; l < LAYERS; l++) {
       float *prefix = parameters_weight(&f.model.parameters, f.model.decoder.layer[l].prefix);
-      const float *qkv = f.activations.layer[l].qkv;
+      const float *qkv = f.pass.activations.layer[l].qkv;
       for (int t = 0; t < PREFIX; t++)
         memcpy(prefix + t * width, qkv + t * (query + width) + query, sizeof *prefix * (size_t)width);
     }
@@ -166,40 +122,13 @@ static void the_keys_of_a_text_as_prefix_continue_it(void **state) {
   }
 }
 
-/* As in test_model.c: along the gradient of one tensor the loss rises by the gradient's norm. */
 static void gradients_match_finite_differences(void **state) {
   (void)state;
   for (Form form = 0; form < FORMS; form++) {
     Fixture f;
     open_with(&f, form, 3, ACTIVATIONS_KEPT);
-    fill(&f.batch, (int[]){11, 2, 17, 1, 7}, 5);
-    forward(&f, &f.model);
-    backward(&f, &f.model);
-    Parameters *p = &f.model.parameters;
-    float *grads = NEW(&f.arena, float, p->total), *weights = NEW(&f.arena, float, p->total);
-    memcpy(grads, p->grads, p->total * sizeof(float));
-    memcpy(weights, p->weights, p->total * sizeof(float));
-    int prefixes = 0;
-    for (int i = 0; i < p->count; i++) {
-      const Parameter *tensor = &p->list[i];
-      double norm = 0;
-      for (size_t j = tensor->offset; !tensor->frozen && j < tensor->offset + tensor->count; j++)
-        norm += (double)grads[j] * (double)grads[j];
-      norm = sqrt(norm);
-      if (norm < 1e-3) continue; /* A, while B is zero */
-      double step = 1e-2, value[2];
-      for (int side = 0; side < 2; side++) {
-        for (size_t j = tensor->offset; j < tensor->offset + tensor->count; j++)
-          ((float *)p->weights)[j] = weights[j] + (float)((side ? -step : step) * (double)grads[j] / norm);
-        value[side] = forward(&f, &f.model);
-      }
-      memcpy(p->weights, weights, p->total * sizeof(float));
-      double numeric = (value[0] - value[1]) / (2 * step);
-      if (!(fabs(numeric - norm) <= 0.02 * norm + 5e-3)) /* NaN fails too */
-        fail_msg("%s: gradient norm %g, by differences %g", tensor->name, norm, numeric);
-      prefixes += strstr(tensor->name, ".prefix") != NULL;
-    }
-    assert_int_equal(prefixes, LAYERS);
+    fill(&f.pass.batch, (int[]){11, 2, 17, 1, 7}, 5);
+    assert_int_equal(pass_check_gradients(&f.pass, &f.arena, &f.model, ".prefix", 5e-3), LAYERS);
     close_fixture(&f);
   }
 }
@@ -210,9 +139,9 @@ static void recomputed_activations_give_the_same_gradients(void **state) {
     Fixture f[2];
     for (int i = 0; i < 2; i++) {
       open_with(&f[i], form, 2, i ? ACTIVATIONS_RECOMPUTED : ACTIVATIONS_KEPT);
-      fill(&f[i].batch, (int[]){11, 2, 23, 7, 1, 13}, 6);
-      forward(&f[i], &f[i].model);
-      backward(&f[i], &f[i].model);
+      fill(&f[i].pass.batch, (int[]){11, 2, 23, 7, 1, 13}, 6);
+      pass_forward(&f[i].pass, &f[i].model);
+      pass_backward(&f[i].pass, &f[i].model);
     }
     size_t bytes = f[0].model.parameters.total * sizeof(float);
     assert_memory_equal(f[0].model.parameters.grads, f[1].model.parameters.grads, bytes);
@@ -236,30 +165,30 @@ static void decode_equals_forward(void **state) {
     }
     DecodeCache cache;
     assert_int_equal(decode_cache_allocate(&f.arena, &cache, &f.model, 2 * POST, 3, REPLY), OK);
-    batch_clear(&f.batch);
-    for (int p = 0; p < 2; p++) batch_add(&f.batch, tokens[p], POST, POST);
-    batch_upload(&f.batch);
-    DecoderInput input = batch_input(&f.batch);
+    batch_clear(&f.pass.batch);
+    for (int p = 0; p < 2; p++) batch_add(&f.pass.batch, tokens[p], POST, POST);
+    batch_upload(&f.pass.batch);
+    DecoderInput input = batch_input(&f.pass.batch);
     input.kv_cache = cache.post;
-    decoder_forward(&f.model.decoder, &f.activations, &input);
+    decoder_forward(&f.model.decoder, &f.pass.activations, &input);
     int32_t post[2] = {0, 1}, slot[2] = {2, 0}, token[2], position[2], length[2], row[2];
     for (int t = 0; t < REPLY; t++) {
       for (int p = 0; p < 2; p++)
         token[p] = tokens[p][POST + t], position[p] = POST + t, length[p] = t + 1,
         row[p] = slot[p] * REPLY + t;
       DecodeRows rows = {.rows = 2,
-                         .post_cu_seqlens = f.batch.device.cu_seqlens,
+                         .post_cu_seqlens = f.pass.batch.device.cu_seqlens,
                          .post = post,
                          .slot = slot,
                          .token = token,
                          .position = position,
                          .reply_len = length,
                          .cache_row = row};
-      decode_step(&f.model, &f.activations, &cache, &rows);
-      model_rows_forward(&f.model, &f.activations, &f.rows, post, 2);
+      decode_step(&f.model, &f.pass.activations, &cache, &rows);
+      model_rows_forward(&f.model, &f.pass.activations, &f.pass.rows, post, 2);
       for (int p = 0; p < 2; p++)
         for (int h = 0; h < H; h++)
-          assert_float_equal(((float *)f.rows.normed)[p * H + h], want[p][t * H + h], 2e-4);
+          assert_float_equal(((float *)f.pass.rows.normed)[p * H + h], want[p][t * H + h], 2e-4);
     }
     decode_cache_free(&cache, f.backend);
     close_fixture(&f);
@@ -270,8 +199,8 @@ static void a_file_holds_the_prefix_and_names_its_base(void **state) {
   (void)state;
   Fixture f;
   open_fixture(&f, LLAMA);
-  fill(&f.batch, (int[]){11, 6}, 2);
-  double want = forward(&f, &f.model);
+  fill(&f.pass.batch, (int[]){11, 6}, 2);
+  double want = pass_forward(&f.pass, &f.model);
   assert_int_equal(model_save(&f.model, path_of(&f, "adapter")), OK);
   Checkpoint checkpoint;
   assert_int_equal(checkpoint_open(&f.arena, path_of(&f, "adapter/model.safetensors"), &checkpoint), OK);
@@ -286,7 +215,7 @@ static void a_file_holds_the_prefix_and_names_its_base(void **state) {
                               (ModelParts){.frozen_from = &f.model}, false, 1),
                    OK);
   assert_ptr_equal(loaded.parameters.frozen, f.model.parameters.frozen);
-  assert_true(forward(&f, &loaded) == want);
+  assert_true(pass_forward(&f.pass, &loaded) == want);
   model_free(&loaded);
   close_fixture(&f);
 }
