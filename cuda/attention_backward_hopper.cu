@@ -68,7 +68,7 @@ struct Item {
 template <int D>
 DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item) {
   typedef Backward<D> B;
-  Work work;
+  Place work;
   if (!work_of(op.sequences, op.kv_heads, tiles, B::keys, false, turn, work)) return false;
   int first_key = work.tile * B::keys, group = op.heads / op.kv_heads;
   int steps_a_head = ceil_div(work.length - first_key, static_cast<int>(B::step));

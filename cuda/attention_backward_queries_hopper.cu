@@ -48,7 +48,7 @@ struct Item {
 template <int D>
 DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item) {
   typedef Queries<D> Q;
-  Work work;
+  Place work;
   if (!work_of(op.sequences, op.heads, tiles, Q::queries, true, turn, work)) return false;
   int first_query = work.tile * Q::queries, end = first_query + Q::queries;
   item = {work.begin, work.length, first_query, work.head,

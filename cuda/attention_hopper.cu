@@ -55,7 +55,7 @@ struct Item {
 template <int D>
 DEVICE bool item_of(const Attention &op, int tiles, int turn, Item &item) {
   typedef Forward<D> F;
-  Work work;
+  Place work;
   if (!work_of(op.sequences, op.heads, tiles, F::queries, true, turn, work)) return false;
   int first_query = work.tile * F::queries, end = first_query + F::queries;
   int own_blocks = ceil_div(end < work.length ? end : work.length, static_cast<int>(F::keys));

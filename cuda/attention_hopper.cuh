@@ -129,29 +129,19 @@ DEVICE void store_wide(bf16 *to, int stride, int first_row, int rows, const floa
   }
 }
 
-/* An item of work: a tile of a sequence begin .. begin + length, and a head. */
-struct Work {
-  int begin, length, tile, head;
-};
-
-/* All items that a launch has; some are empty. */
+/* All items of work that a launch has, each a place; some are empty. */
 DEVICE int work_items(const Sequences &sequences, int heads, int tiles) {
   return tiles * sequences.count * heads;
 }
 
-/* The item of a block's turn; false if there is none. Items are numbered as the blocks of Place are: the
- * costly tiles first, the heads that share keys side by side. A block takes one of every gridDim.x, from the
- * left in even turns and from the right in odd ones, so that no block always has the longer tiles. */
+/* The item of a block's turn; false if there is none. A block takes one of every gridDim.x, from the left in
+ * even turns and from the right in odd ones, so that no block always has the longer tiles. */
 DEVICE bool work_of(const Sequences &sequences, int heads, int tiles, int tile_rows, bool descending,
-                    int turn, Work &work) {
+                    int turn, Place &work) {
   int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
   int index = turn * blocks + (turn & 1 ? blocks - 1 - block : block);
   if (index >= work_items(sequences, heads, tiles)) return false;
-  int rest = index / heads, sequence = rest % sequences.count, tile = rest / sequences.count;
-  work.head = index % heads;
-  work.begin = sequences.cu_seqlens[sequence];
-  work.length = sequences.cu_seqlens[sequence + 1] - work.begin;
-  work.tile = descending ? tiles - 1 - tile : tile;
+  work = place_at(index, sequences, heads, tiles, descending);
   return work.tile * tile_rows < work.length;
 }
 

@@ -139,20 +139,24 @@ DEVICE void load_keys(unsigned char *stage, const Op &op, int begin, int length,
  * of 128: the last tile of a sequence then leaves fewer warps without work. */
 const int short_length = 256;
 
-/* A block's place: tile `tile` of sequence `begin` .. `begin + length`, and a head. */
+/* A place in the packed batch: tile `tile` of sequence `begin` .. `begin + length`, and a head. */
 struct Place {
   int begin, length, tile, head;
 };
 
-/* Blocks are numbered tile by tile, then by sequence, then by head: the tiles of one number cost the same, so
+/* Places are numbered tile by tile, then by sequence, then by head: the tiles of one number cost the same, so
  * that the longest start first and the heads that share keys run side by side. descending: the last tile
  * costs the most. */
-DEVICE Place place_of(const Sequences &sequences, int heads, int tiles, bool descending) {
-  int block = static_cast<int>(blockIdx.x);
-  int head = block % heads, rest = block / heads, sequence = rest % sequences.count,
+DEVICE Place place_at(int index, const Sequences &sequences, int heads, int tiles, bool descending) {
+  int head = index % heads, rest = index / heads, sequence = rest % sequences.count,
       tile = rest / sequences.count;
   int begin = sequences.cu_seqlens[sequence];
   return {begin, sequences.cu_seqlens[sequence + 1] - begin, descending ? tiles - 1 - tile : tile, head};
+}
+
+/* Where a block has one place, its number's. */
+DEVICE Place place_of(const Sequences &sequences, int heads, int tiles, bool descending) {
+  return place_at(static_cast<int>(blockIdx.x), sequences, heads, tiles, descending);
 }
 
 inline unsigned place_blocks(const Sequences &sequences, int heads, int tiles) {
