@@ -83,16 +83,11 @@ DEVICE void multiply_registers_async(float (&acc)[n / 8][4], const uint32_t (&p)
     wgmma_registers<n, true>(acc, p[k], first + static_cast<uint64_t>(k * 16 * 128 >> 4), true);
 }
 
-/* The bf16 rounding of accumulators as A's fragments. */
+/* Accumulators as A's fragments. */
 template <int columns>
 DEVICE void pack_fragments(uint32_t (&to)[columns / 2][4], const float (&from)[columns][4]) {
 #pragma unroll
-  for (int k = 0; k < columns / 2; k++) {
-    to[k][0] = pack_bf16(from[2 * k][0], from[2 * k][1]);
-    to[k][1] = pack_bf16(from[2 * k][2], from[2 * k][3]);
-    to[k][2] = pack_bf16(from[2 * k + 1][0], from[2 * k + 1][1]);
-    to[k][3] = pack_bf16(from[2 * k + 1][2], from[2 * k + 1][3]);
-  }
+  for (int k = 0; k < columns / 2; k++) pack_fragment(to[k], from[2 * k], from[2 * k + 1]);
 }
 
 /* Lane t of four has words w[0..3]; afterwards it has word t of all four, in the lanes' order. */

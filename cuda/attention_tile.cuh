@@ -64,8 +64,16 @@ DEVICE void multiply_transposed(float (&acc)[row_tiles][columns / 8][4], const u
   }
 }
 
-/* acc += P B: P's bf16 rounding straight from the registers of a product before (its accumulators have the
- * layout of an A operand), B rows x D in shared memory. */
+/* The bf16 rounding of 16 columns of accumulators as a fragment of A, which has the same layout. */
+DEVICE void pack_fragment(uint32_t (&to)[4], const float (&left)[4], const float (&right)[4]) {
+  to[0] = pack_bf16(left[0], left[1]);
+  to[1] = pack_bf16(left[2], left[3]);
+  to[2] = pack_bf16(right[0], right[1]);
+  to[3] = pack_bf16(right[2], right[3]);
+}
+
+/* acc += P B: P's bf16 rounding straight from the registers of a product before, B rows x D in shared memory.
+ */
 template <int D, int row_tiles, int rows>
 DEVICE void multiply_registers(float (&acc)[row_tiles][D / 8][4], const float (&p)[row_tiles][rows / 8][4],
                                const unsigned char *b_tile) {
@@ -74,12 +82,7 @@ DEVICE void multiply_registers(float (&acc)[row_tiles][D / 8][4], const float (&
   for (int k = 0; k < rows / 16; k++) {
     uint32_t a[row_tiles][4];
 #pragma unroll
-    for (int m = 0; m < row_tiles; m++) {
-      a[m][0] = pack_bf16(p[m][2 * k][0], p[m][2 * k][1]);
-      a[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);
-      a[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
-      a[m][3] = pack_bf16(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
-    }
+    for (int m = 0; m < row_tiles; m++) pack_fragment(a[m], p[m][2 * k], p[m][2 * k + 1]);
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
       uint32_t b[4];
