@@ -196,11 +196,7 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
   int stride = (op.heads + 2 * op.kv_heads) * D;
   bf16 *dqkv = static_cast<bf16 *>(op.dqkv) + static_cast<ptrdiff_t>(item.begin) * stride;
   const unsigned char *k = shared.k(kv_count), *v = shared.v(kv_count);
-  float dk[D / 8][4], dv[D / 8][4];
-#pragma unroll
-  for (int n = 0; n < D / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) dk[n][i] = dv[n][i] = 0.0f;
+  float dk[D / 8][4] = {}, dv[D / 8][4] = {};
 
   shared.kv_ring.wait_full(kv_count);
   shared.step_ring.wait_full(first);

@@ -192,12 +192,8 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
   }
   const unsigned char *q = shared.q_tile(q_count) + consumer * 64 * 128;
   Softmax rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
-  float s[columns][4], o[D / 8][4], shrink[2];
+  float s[columns][4], o[D / 8][4] = {}, shrink[2];
   uint32_t p[columns / 2][4];
-#pragma unroll
-  for (int n = 0; n < D / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) o[n][i] = 0.0f;
 
   shared.k_ring.wait_full(count);
   turn_begin<D>(consumer);
