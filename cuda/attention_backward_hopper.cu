@@ -330,8 +330,6 @@ bool backward(Backend *backend, const AttentionBackward &op, const float *delta)
 }  // namespace
 
 bool cuda_attention_backward_hopper(Backend *backend, const AttentionBackward *op, const float *delta) {
-  if (!cuda_state(backend)->hopper || op->prefix_len > 0) return false;
-  if (reinterpret_cast<uintptr_t>(op->dqkv) % 16) return false;
-  if (op->head_dim == 64) return backward<64>(backend, *op, delta);
-  return op->head_dim == 128 && backward<128>(backend, *op, delta);
+  if (!hopper_fits(backend, *op) || reinterpret_cast<uintptr_t>(op->dqkv) % 16) return false;
+  return op->head_dim == 64 ? backward<64>(backend, *op, delta) : backward<128>(backend, *op, delta);
 }

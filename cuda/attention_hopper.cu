@@ -306,9 +306,8 @@ bool forward(Backend *backend, const Attention &op) {
 }  // namespace
 
 bool cuda_attention_hopper(Backend *backend, const Attention *op) {
-  if (!cuda_state(backend)->hopper) return false;
+  if (!hopper_fits(backend, *op)) return false;
   if (op->sequences.tokens == 0) return true;
   if (reinterpret_cast<uintptr_t>(op->out) % 16) return false;
-  if (op->head_dim == 64) return forward<64>(backend, *op);
-  return op->head_dim == 128 && forward<128>(backend, *op);
+  return op->head_dim == 64 ? forward<64>(backend, *op) : forward<128>(backend, *op);
 }
