@@ -121,8 +121,7 @@ DEVICE void produce_rows(const AttentionBackward &op, const float *delta, int ti
         shared.lse(count)[r] = valid ? op.lse[at + row] * log2_e : INFINITY;
         shared.delta(count)[r] = valid ? delta[at + row] : 0.0f;
       }
-      warp_sync();
-      if (lane_index() == 0) mbarrier_arrive(shared.step_ring.full + shared.step_ring.stage(count));
+      shared.step_ring.filled(count);
     }
   }
 }

@@ -52,6 +52,11 @@ struct Ring {
     mbarrier_arrive_expect(full + stage(count), bytes);
     return full + stage(count);
   }
+  /* By a producer's warp that writes by itself, when its writes are done. */
+  DEVICE void filled(int count) const {
+    warp_sync();
+    if (lane_index() == 0) mbarrier_arrive(full + stage(count));
+  }
   /* By every warp of the consumers, when its reads are done. */
   DEVICE void release(int count) const {
     warp_sync();
