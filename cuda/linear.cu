@@ -5,10 +5,11 @@
  * to them. Weights in int8 are dequantised into the workspace first. The column sums read dy once more, 2
  * rows out bytes: slices of 256 rows into fp32 partial sums, then the slices in their order. */
 #include "primitives.cuh"
+#include "scratch.h"
 
 namespace {
 
-const int slice_rows = 256;
+const int slice_rows = COLUMN_ROWS;
 const int threads = 256, warps = threads / 32;
 const int block_columns = 32 * 8; /* 8 a lane */
 
