@@ -316,14 +316,6 @@ void backward(Backend *backend, const AttentionBackward &op, const float *delta)
          attention_backward_queries<D, warps>, op, delta, tiles, scale);
 }
 
-template <int D>
-void backward(Backend *backend, const AttentionBackward &op, const float *delta) {
-  if (op.sequences.max_len <= short_length)
-    backward<D, 4>(backend, op, delta);
-  else
-    backward<D, 8>(backend, op, delta);
-}
-
 /* The prefix's gradient as `slices` rows of partial sums. */
 template <int D, int warps>
 void backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial,
@@ -337,9 +329,14 @@ void backward_prefix(Backend *backend, const AttentionBackward &op, const float 
          attention_backward_prefix<D, warps>, op, delta, partial, slices, tiles, scale);
 }
 
+/* slices: 0 where no prefix is trained */
 template <int D>
-void backward_prefix(Backend *backend, const AttentionBackward &op, const float *delta, float *partial,
-                     int slices) {
+void backward(Backend *backend, const AttentionBackward &op, const float *delta, float *partial, int slices) {
+  if (op.sequences.max_len <= short_length)
+    backward<D, 4>(backend, op, delta);
+  else
+    backward<D, 8>(backend, op, delta);
+  if (slices == 0) return;
   if (prefix_tile(op.prefix_len) == Backward<D, 4>::own)
     backward_prefix<D, 4>(backend, op, delta, partial, slices);
   else
@@ -361,21 +358,15 @@ void run(Backend *backend, const AttentionBackward *op, bool hopper) {
   if (!delta) return;
   unsigned blocks = static_cast<unsigned>(ceil_div(rows * delta_lanes, static_cast<size_t>(delta_threads)));
   launch(cuda_state(backend), {"attention_delta", blocks, delta_threads, 0}, attention_delta, *op, delta);
-  if (hopper && cuda_attention_backward_hopper(backend, op, delta)) return;
+  if (hopper && cuda_attention_backward_hopper(backend, op, delta)) return; /* it takes no prefix */
+  float *partial = delta + rows;
   if (op->head_dim <= 32)
-    backward<32>(backend, *op, delta);
+    backward<32>(backend, *op, delta, partial, slices);
   else if (op->head_dim <= 64)
-    backward<64>(backend, *op, delta);
+    backward<64>(backend, *op, delta, partial, slices);
   else
-    backward<128>(backend, *op, delta);
-  if (slices == 0) return;
-  if (op->head_dim <= 32)
-    backward_prefix<32>(backend, *op, delta, delta + rows, slices);
-  else if (op->head_dim <= 64)
-    backward_prefix<64>(backend, *op, delta, delta + rows, slices);
-  else
-    backward_prefix<128>(backend, *op, delta, delta + rows, slices);
-  cuda_add_slices(backend, delta + rows, slices, op->dprefix, width, nullptr, 0);
+    backward<128>(backend, *op, delta, partial, slices);
+  if (slices > 0) cuda_add_slices(backend, partial, slices, op->dprefix, width, nullptr, 0);
 }
 
 }  // namespace

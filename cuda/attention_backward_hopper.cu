@@ -68,7 +68,7 @@ struct Item {
 template <int D>
 DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item) {
   typedef Backward<D> B;
-  Work work;
+  Place work;
   if (!work_of(op.sequences, op.kv_heads, tiles, B::keys, false, turn, work)) return false;
   int first_key = work.tile * B::keys, group = op.heads / op.kv_heads;
   int steps_a_head = ceil_div(work.length - first_key, static_cast<int>(B::step));
@@ -121,8 +121,7 @@ DEVICE void produce_rows(const AttentionBackward &op, const float *delta, int ti
         shared.lse(count)[r] = valid ? op.lse[at + row] * log2_e : INFINITY;
         shared.delta(count)[r] = valid ? delta[at + row] : 0.0f;
       }
-      warp_sync();
-      if (lane_index() == 0) mbarrier_arrive(shared.step_ring.full + shared.step_ring.stage(count));
+      shared.step_ring.filled(count);
     }
   }
 }
@@ -196,11 +195,7 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
   int stride = (op.heads + 2 * op.kv_heads) * D;
   bf16 *dqkv = static_cast<bf16 *>(op.dqkv) + static_cast<ptrdiff_t>(item.begin) * stride;
   const unsigned char *k = shared.k(kv_count), *v = shared.v(kv_count);
-  float dk[D / 8][4], dv[D / 8][4];
-#pragma unroll
-  for (int n = 0; n < D / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) dk[n][i] = dv[n][i] = 0.0f;
+  float dk[D / 8][4] = {}, dv[D / 8][4] = {};
 
   shared.kv_ring.wait_full(kv_count);
   shared.step_ring.wait_full(first);
@@ -334,8 +329,6 @@ bool backward(Backend *backend, const AttentionBackward &op, const float *delta)
 }  // namespace
 
 bool cuda_attention_backward_hopper(Backend *backend, const AttentionBackward *op, const float *delta) {
-  if (!cuda_state(backend)->hopper || op->prefix_len > 0) return false;
-  if (reinterpret_cast<uintptr_t>(op->dqkv) % 16) return false;
-  if (op->head_dim == 64) return backward<64>(backend, *op, delta);
-  return op->head_dim == 128 && backward<128>(backend, *op, delta);
+  if (!hopper_fits(backend, *op) || reinterpret_cast<uintptr_t>(op->dqkv) % 16) return false;
+  return op->head_dim == 64 ? backward<64>(backend, *op, delta) : backward<128>(backend, *op, delta);
 }

@@ -48,7 +48,7 @@ struct Item {
 template <int D>
 DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item) {
   typedef Queries<D> Q;
-  Work work;
+  Place work;
   if (!work_of(op.sequences, op.heads, tiles, Q::queries, true, turn, work)) return false;
   int first_query = work.tile * Q::queries, end = first_query + Q::queries;
   item = {work.begin, work.length, first_query, work.head,
@@ -120,12 +120,8 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
   }
   const unsigned char *q = shared.q(q_count) + consumer * 64 * 128,
                       *dout = shared.dout(q_count) + consumer * 64 * 128;
-  float s[Q::keys / 8][4], dp[Q::keys / 8][4], dq[D / 8][4];
+  float s[Q::keys / 8][4], dp[Q::keys / 8][4], dq[D / 8][4] = {};
   uint32_t ds[Q::keys / 16][4];
-#pragma unroll
-  for (int n = 0; n < D / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) dq[n][i] = 0.0f;
   wgmma_settle(dq);
 
   shared.kv_ring.wait_full(count);

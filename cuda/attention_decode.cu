@@ -43,16 +43,16 @@ DEVICE Share share_of(const AttentionDecode &op, int tile, int splits) {
   return {rest % op.kv_heads, first, left < tile ? left : tile, block % splits, splits};
 }
 
-/* Keys that lie one after another, at the key-value head; owner is the run of queries that see them, -1: all.
- */
+/* Keys that lie one after another, at the key-value head. */
 struct Segment {
   const bf16 *keys;
-  int count, first_chunk, owner;
+  int count, first_chunk;
 };
 
-/* The segments of a block in the order of their chunks. Lane i < 16 stands for the post of query i, lane 16 +
- * i for its row's reply; the first lane of a run of equal ones has the segment, the others none. Query i
- * belongs to the runs run[i] and run[16 + i]. By one warp; returns the number of chunks. */
+/* The segments of a block in the order of their chunks: the prefix, then one a lane. Lane i < 16 stands for
+ * the post of query i, lane 16 + i for its row's reply; the first lane of a run of equal ones has the
+ * segment, the others none. Query i sees the segments run[i] and run[16 + i], and the prefix. By one warp;
+ * returns the number of chunks. */
 DEVICE int list_segments(const AttentionDecode &op, const Share &share, Segment *segments, int *run) {
   int lane = lane_index(), query = lane % queries, group = op.heads / op.kv_heads;
   bool reply = lane >= queries, exists = query < share.count;
@@ -62,7 +62,7 @@ DEVICE int list_segments(const AttentionDecode &op, const Share &share, Segment 
   uint32_t firsts = warp_ballot(first);
   int start = lane;
   while (exists && !(firsts >> start & 1u)) start--;
-  run[lane] = exists ? start : -2;
+  run[lane] = exists ? 1 + start : -1;
 
   size_t width = 2 * static_cast<size_t>(op.kv_heads) * static_cast<size_t>(op.head_dim);
   int prefix_chunks = ceil_div(op.prefix_len, chunk), count = 0;
@@ -82,8 +82,8 @@ DEVICE int list_segments(const AttentionDecode &op, const Share &share, Segment 
     if (lane >= n) end += other;
   }
   size_t head = static_cast<size_t>(share.kv_head) * static_cast<size_t>(op.head_dim);
-  segments[1 + lane] = {keys + head, count, prefix_chunks + end - chunks, lane};
-  if (lane == 0) segments[0] = {static_cast<const bf16 *>(op.prefix) + head, op.prefix_len, 0, -1};
+  segments[1 + lane] = {keys + head, count, prefix_chunks + end - chunks};
+  if (lane == 0) segments[0] = {static_cast<const bf16 *>(op.prefix) + head, op.prefix_len, 0};
   return prefix_chunks + warp_shuffle(end, 31);
 }
 
@@ -209,11 +209,11 @@ DEVICE void attend(Running<D> &running, const AttentionDecode &op, const Share &
     copy_async_commit();
     ahead.advance(segments);
     const Segment &segment = segments[at.segment];
-    int count = segment.count - (at.index - segment.first_chunk) * chunk, owner = segment.owner;
+    int count = segment.count - (at.index - segment.first_chunk) * chunk;
     bool seen[2];
 #pragma unroll
     for (int half = 0; half < 2; half++)
-      seen[half] = owner < 0 || owner == runs[half][0] || owner == runs[half][1];
+      seen[half] = at.segment == 0 || at.segment == runs[half][0] || at.segment == runs[half][1];
     const unsigned char *stage = ring + n % S::stages * S::stage_bytes;
     float s[1][2][4] = {};
     multiply_transposed<D, 1, chunk>(s, q_tile, 0, stage);

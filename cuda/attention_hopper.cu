@@ -55,7 +55,7 @@ struct Item {
 template <int D>
 DEVICE bool item_of(const Attention &op, int tiles, int turn, Item &item) {
   typedef Forward<D> F;
-  Work work;
+  Place work;
   if (!work_of(op.sequences, op.heads, tiles, F::queries, true, turn, work)) return false;
   int first_query = work.tile * F::queries, end = first_query + F::queries;
   int own_blocks = ceil_div(end < work.length ? end : work.length, static_cast<int>(F::keys));
@@ -192,12 +192,8 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
   }
   const unsigned char *q = shared.q_tile(q_count) + consumer * 64 * 128;
   Softmax rows = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
-  float s[columns][4], o[D / 8][4], shrink[2];
+  float s[columns][4], o[D / 8][4] = {}, shrink[2];
   uint32_t p[columns / 2][4];
-#pragma unroll
-  for (int n = 0; n < D / 8; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) o[n][i] = 0.0f;
 
   shared.k_ring.wait_full(count);
   turn_begin<D>(consumer);
@@ -310,9 +306,8 @@ bool forward(Backend *backend, const Attention &op) {
 }  // namespace
 
 bool cuda_attention_hopper(Backend *backend, const Attention *op) {
-  if (!cuda_state(backend)->hopper) return false;
+  if (!hopper_fits(backend, *op)) return false;
   if (op->sequences.tokens == 0) return true;
   if (reinterpret_cast<uintptr_t>(op->out) % 16) return false;
-  if (op->head_dim == 64) return forward<64>(backend, *op);
-  return op->head_dim == 128 && forward<128>(backend, *op);
+  return op->head_dim == 64 ? forward<64>(backend, *op) : forward<128>(backend, *op);
 }

@@ -52,6 +52,11 @@ struct Ring {
     mbarrier_arrive_expect(full + stage(count), bytes);
     return full + stage(count);
   }
+  /* By a producer's warp that writes by itself, when its writes are done. */
+  DEVICE void filled(int count) const {
+    warp_sync();
+    if (lane_index() == 0) mbarrier_arrive(full + stage(count));
+  }
   /* By every warp of the consumers, when its reads are done. */
   DEVICE void release(int count) const {
     warp_sync();
@@ -83,16 +88,11 @@ DEVICE void multiply_registers_async(float (&acc)[n / 8][4], const uint32_t (&p)
     wgmma_registers<n, true>(acc, p[k], first + static_cast<uint64_t>(k * 16 * 128 >> 4), true);
 }
 
-/* The bf16 rounding of accumulators as A's fragments. */
+/* Accumulators as A's fragments. */
 template <int columns>
 DEVICE void pack_fragments(uint32_t (&to)[columns / 2][4], const float (&from)[columns][4]) {
 #pragma unroll
-  for (int k = 0; k < columns / 2; k++) {
-    to[k][0] = pack_bf16(from[2 * k][0], from[2 * k][1]);
-    to[k][1] = pack_bf16(from[2 * k][2], from[2 * k][3]);
-    to[k][2] = pack_bf16(from[2 * k + 1][0], from[2 * k + 1][1]);
-    to[k][3] = pack_bf16(from[2 * k + 1][2], from[2 * k + 1][3]);
-  }
+  for (int k = 0; k < columns / 2; k++) pack_fragment(to[k], from[2 * k], from[2 * k + 1]);
 }
 
 /* Lane t of four has words w[0..3]; afterwards it has word t of all four, in the lanes' order. */
@@ -129,29 +129,19 @@ DEVICE void store_wide(bf16 *to, int stride, int first_row, int rows, const floa
   }
 }
 
-/* An item of work: a tile of a sequence begin .. begin + length, and a head. */
-struct Work {
-  int begin, length, tile, head;
-};
-
-/* All items that a launch has; some are empty. */
+/* All items of work that a launch has, each a place; some are empty. */
 DEVICE int work_items(const Sequences &sequences, int heads, int tiles) {
   return tiles * sequences.count * heads;
 }
 
-/* The item of a block's turn; false if there is none. Items are numbered as the blocks of Place are: the
- * costly tiles first, the heads that share keys side by side. A block takes one of every gridDim.x, from the
- * left in even turns and from the right in odd ones, so that no block always has the longer tiles. */
+/* The item of a block's turn; false if there is none. A block takes one of every gridDim.x, from the left in
+ * even turns and from the right in odd ones, so that no block always has the longer tiles. */
 DEVICE bool work_of(const Sequences &sequences, int heads, int tiles, int tile_rows, bool descending,
-                    int turn, Work &work) {
+                    int turn, Place &work) {
   int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
   int index = turn * blocks + (turn & 1 ? blocks - 1 - block : block);
   if (index >= work_items(sequences, heads, tiles)) return false;
-  int rest = index / heads, sequence = rest % sequences.count, tile = rest / sequences.count;
-  work.head = index % heads;
-  work.begin = sequences.cu_seqlens[sequence];
-  work.length = sequences.cu_seqlens[sequence + 1] - work.begin;
-  work.tile = descending ? tiles - 1 - tile : tile;
+  work = place_at(index, sequences, heads, tiles, descending);
   return work.tile * tile_rows < work.length;
 }
 

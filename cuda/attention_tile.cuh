@@ -64,8 +64,16 @@ DEVICE void multiply_transposed(float (&acc)[row_tiles][columns / 8][4], const u
   }
 }
 
-/* acc += P B: P's bf16 rounding straight from the registers of a product before (its accumulators have the
- * layout of an A operand), B rows x D in shared memory. */
+/* The bf16 rounding of 16 columns of accumulators as a fragment of A, which has the same layout. */
+DEVICE void pack_fragment(uint32_t (&to)[4], const float (&left)[4], const float (&right)[4]) {
+  to[0] = pack_bf16(left[0], left[1]);
+  to[1] = pack_bf16(left[2], left[3]);
+  to[2] = pack_bf16(right[0], right[1]);
+  to[3] = pack_bf16(right[2], right[3]);
+}
+
+/* acc += P B: P's bf16 rounding straight from the registers of a product before, B rows x D in shared memory.
+ */
 template <int D, int row_tiles, int rows>
 DEVICE void multiply_registers(float (&acc)[row_tiles][D / 8][4], const float (&p)[row_tiles][rows / 8][4],
                                const unsigned char *b_tile) {
@@ -74,12 +82,7 @@ DEVICE void multiply_registers(float (&acc)[row_tiles][D / 8][4], const float (&
   for (int k = 0; k < rows / 16; k++) {
     uint32_t a[row_tiles][4];
 #pragma unroll
-    for (int m = 0; m < row_tiles; m++) {
-      a[m][0] = pack_bf16(p[m][2 * k][0], p[m][2 * k][1]);
-      a[m][1] = pack_bf16(p[m][2 * k][2], p[m][2 * k][3]);
-      a[m][2] = pack_bf16(p[m][2 * k + 1][0], p[m][2 * k + 1][1]);
-      a[m][3] = pack_bf16(p[m][2 * k + 1][2], p[m][2 * k + 1][3]);
-    }
+    for (int m = 0; m < row_tiles; m++) pack_fragment(a[m], p[m][2 * k], p[m][2 * k + 1]);
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
       uint32_t b[4];
@@ -139,20 +142,24 @@ DEVICE void load_keys(unsigned char *stage, const Op &op, int begin, int length,
  * of 128: the last tile of a sequence then leaves fewer warps without work. */
 const int short_length = 256;
 
-/* A block's place: tile `tile` of sequence `begin` .. `begin + length`, and a head. */
+/* A place in the packed batch: tile `tile` of sequence `begin` .. `begin + length`, and a head. */
 struct Place {
   int begin, length, tile, head;
 };
 
-/* Blocks are numbered tile by tile, then by sequence, then by head: the tiles of one number cost the same, so
+/* Places are numbered tile by tile, then by sequence, then by head: the tiles of one number cost the same, so
  * that the longest start first and the heads that share keys run side by side. descending: the last tile
  * costs the most. */
-DEVICE Place place_of(const Sequences &sequences, int heads, int tiles, bool descending) {
-  int block = static_cast<int>(blockIdx.x);
-  int head = block % heads, rest = block / heads, sequence = rest % sequences.count,
+DEVICE Place place_at(int index, const Sequences &sequences, int heads, int tiles, bool descending) {
+  int head = index % heads, rest = index / heads, sequence = rest % sequences.count,
       tile = rest / sequences.count;
   int begin = sequences.cu_seqlens[sequence];
   return {begin, sequences.cu_seqlens[sequence + 1] - begin, descending ? tiles - 1 - tile : tile, head};
+}
+
+/* Where a block has one place, its number's. */
+DEVICE Place place_of(const Sequences &sequences, int heads, int tiles, bool descending) {
+  return place_at(static_cast<int>(blockIdx.x), sequences, heads, tiles, descending);
 }
 
 inline unsigned place_blocks(const Sequences &sequences, int heads, int tiles) {
@@ -165,6 +172,15 @@ inline bool attention_head_dim_fits(Backend *backend, int head_dim, const char *
   const int invalid_value = 1; /* cudaErrorInvalidValue */
   cuda_note(cuda_state(backend), invalid_value, what);
   return false;
+}
+
+/* Whether the kernels for compute capability 9.0 are used and take the shape. */
+inline bool hopper_fits(Backend *backend, const Attention &op) {
+  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128);
+}
+
+inline bool hopper_fits(Backend *backend, const AttentionBackward &op) {
+  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && op.prefix_len == 0;
 }
 
 #endif

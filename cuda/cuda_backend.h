@@ -62,6 +62,9 @@ void cuda_product_plain(Backend *backend, const Product *product);
 size_t cuda_native_bytes(WeightType type, int rows, int columns);
 const void *cuda_native_weight(Backend *backend, const void *weight, WeightType type, int rows, int columns,
                                void *scratch);
+/* Likewise, with the workspace as its scratch; false without memory. */
+bool cuda_find_weight(Backend *backend, const void *weight, WeightType type, int rows, int columns,
+                      const void **found);
 
 /* cuBLASLt for one device, or NULL where its library cannot be found (LD_LIBRARY_PATH) or opened. */
 CublasLt *cublaslt_open(void);

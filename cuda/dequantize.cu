@@ -33,3 +33,12 @@ const void *cuda_native_weight(Backend *backend, const void *weight, WeightType 
          weight, rows, columns, static_cast<bf16 *>(scratch));
   return scratch;
 }
+
+bool cuda_find_weight(Backend *backend, const void *weight, WeightType type, int rows, int columns,
+                      const void **found) {
+  size_t bytes = cuda_native_bytes(type, rows, columns);
+  void *scratch = bytes ? cuda_workspace(backend, bytes) : nullptr;
+  if (bytes && !scratch) return false;
+  *found = cuda_native_weight(backend, weight, type, rows, columns, scratch);
+  return true;
+}

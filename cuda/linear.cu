@@ -5,10 +5,11 @@
  * to them. Weights in int8 are dequantised into the workspace first. The column sums read dy once more, 2
  * rows out bytes: slices of 256 rows into fp32 partial sums, then the slices in their order. */
 #include "primitives.cuh"
+#include "scratch.h"
 
 namespace {
 
-const int slice_rows = 256;
+const int slice_rows = COLUMN_ROWS;
 const int threads = 256, warps = threads / 32;
 const int block_columns = 32 * 8; /* 8 a lane */
 
@@ -57,20 +58,11 @@ void add_column_sums(Backend *backend, const LinearBackward &op) {
   cuda_add_slices(backend, partial, static_cast<int>(slices), op.dbias, op.out, nullptr, 0);
 }
 
-/* The weights in bf16, in the workspace if they are not; false without memory. */
-bool find_weight(Backend *backend, const void *weight, WeightType type, int out, int in, const void **found) {
-  size_t bytes = cuda_native_bytes(type, out, in);
-  void *scratch = bytes ? cuda_workspace(backend, bytes) : nullptr;
-  if (bytes && !scratch) return false;
-  *found = cuda_native_weight(backend, weight, type, out, in, scratch);
-  return true;
-}
-
 }  // namespace
 
 void cuda_linear(Backend *backend, const Linear *op) {
   Product product = {};
-  if (op->rows == 0 || !find_weight(backend, op->weight, op->weight_type, op->out, op->in, &product.b))
+  if (op->rows == 0 || !cuda_find_weight(backend, op->weight, op->weight_type, op->out, op->in, &product.b))
     return;
   product.a = op->x;
   product.d = op->y;
@@ -97,7 +89,7 @@ void cuda_linear_backward(Backend *backend, const LinearBackward *op) {
   product.n = op->in;
   product.out = BF16;
   if (op->dx) {
-    if (!find_weight(backend, op->weight, op->weight_type, op->out, op->in, &product.b)) return;
+    if (!cuda_find_weight(backend, op->weight, op->weight_type, op->out, op->in, &product.b)) return;
     product.d = op->dx;
     product.m = op->rows;
     product.k = op->out;

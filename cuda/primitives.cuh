@@ -19,7 +19,7 @@
  * named_sync(id, threads) named_arrive(...)     barriers 1..15 among `threads` threads: wait, or arrive without waiting
  * warp_sync()
  * warp_shuffle(v, lane)                         warp_shuffle_xor/_up/_down(v, n)
- * warp_ballot(p) warp_any(p) warp_all(p)
+ * warp_ballot(p) warp_any(p)
  * warp_sum(v) warp_max(v)                       all lanes get the result
  * block_sum(v) block_max(v)                     all threads get the result; fixed order
  * copy_async16(shared, global, valid)           cp.async of 16 bytes, zeros if not valid; copy_async4 of 4 bytes
@@ -49,7 +49,7 @@
  * load_floats(p, float[n]) store_floats         fp32 at a 16-byte aligned address
  * load_bytes8(p) store_bytes8(p, bytes)         8 bytes at an 8-byte aligned address; load16, store16: 16
  * multiply_high(a, b)                           the upper 64 bits of a product of two uint64_t
- * fast_exp2 fast_exp fast_log2 fast_log         approximate, a few ulp
+ * fast_exp2 fast_exp fast_log2                  approximate, a few ulp
  * atomic_add(p, n)                              on unsigned integers only
  * memory_fence()                                makes writes visible device-wide
  * load_volatile(p)                              reads past the L1, for waiting loops
@@ -159,7 +159,6 @@ DEVICE void store_floats(float *to, const float (&from)[count]) {
 }
 
 DEVICE float fast_exp(float x) { return fast_exp2(x * 1.44269504088896341f); }
-DEVICE float fast_log(float x) { return fast_log2(x) * 0.693147180559945309f; }
 
 struct Sum {
   template <typename T>

@@ -109,7 +109,6 @@ DEVICE_ONLY uint32_t warp_ballot(bool predicate, Site = SITE_HERE) {
   return __ballot_sync(0xffffffffu, predicate);
 }
 DEVICE_ONLY bool warp_any(bool predicate, Site = SITE_HERE) { return __any_sync(0xffffffffu, predicate); }
-DEVICE_ONLY bool warp_all(bool predicate, Site = SITE_HERE) { return __all_sync(0xffffffffu, predicate); }
 
 /* Asynchronous copies */
 

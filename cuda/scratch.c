@@ -4,8 +4,6 @@
 
 #include "backend.h"
 
-enum { COLUMN_ROWS = 256 /* rows of a slice of column sums */ };
-
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 size_t cuda_scratch(const PassShape *s) {

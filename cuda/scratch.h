@@ -10,6 +10,7 @@ enum {
   VOCAB_ROW_MULTIPLE = 128 /* a tile of the product */,
   VOCAB_MOST_ROWS = 65536
 };
+enum { COLUMN_ROWS = 256 /* rows of a slice of column sums */ };
 enum { PRODUCT_SCRATCH_BYTES = 32 << 20 }; /* of cuBLASLt: what NVIDIA recommends for Hopper */
 
 /* Elements between rows of logits. */

@@ -226,11 +226,10 @@ void cuda_vocab_backward(Backend *backend, const VocabBackward *op) {
 }
 
 void cuda_vocab_logits(Backend *backend, const VocabLogits *op) {
-  size_t bytes = cuda_native_bytes(op->weight_type, op->vocab, op->hidden_size);
-  void *scratch = bytes ? cuda_workspace(backend, bytes) : nullptr;
-  if (op->rows == 0 || (bytes && !scratch)) return;
-  const void *weight =
-      cuda_native_weight(backend, op->weight, op->weight_type, op->vocab, op->hidden_size, scratch);
+  const void *weight;
+  if (op->rows == 0 ||
+      !cuda_find_weight(backend, op->weight, op->weight_type, op->vocab, op->hidden_size, &weight))
+    return;
   logits_of(backend, static_cast<const bf16 *>(op->hidden), weight, op->rows, op->hidden_size, op->vocab,
             op->logits, op->vocab);
 }

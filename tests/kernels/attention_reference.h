@@ -1,6 +1,9 @@
-/* Attention in double precision, by the formula, for the tests of the attention kernels. */
+/* Attention in double precision, by the formula, and the checks against it, for the tests of the attention
+ * kernels. */
 #ifndef POPALM_ATTENTION_REFERENCE_H
 #define POPALM_ATTENTION_REFERENCE_H
+
+#include <limits.h>
 
 #include "kernel_test.h"
 
@@ -156,5 +159,78 @@ class AttentionCase {
         }
   }
 };
+
+/* What the backward pass takes besides the batch: out and lse of the forward pass, a gradient, and room for
+ * the result. */
+struct BackwardArrays {
+  explicit BackwardArrays(AttentionCase &c)
+      : out(c.tokens * c.out_width),
+        dout(c.random.normals(out.count())),
+        dqkv(c.qkv.count()),
+        lse(c.tokens * static_cast<size_t>(c.shape.heads)) {
+    std::vector<double> exact_out, exact_lse;
+    c.forward(&exact_out, &exact_lse);
+    for (size_t i = 0; i < exact_out.size(); i++) out[i] = to_bf16(static_cast<float>(exact_out[i]));
+    for (size_t i = 0; i < exact_lse.size(); i++) lse[i] = static_cast<float>(exact_lse[i]);
+  }
+
+  AttentionBackward op(const AttentionCase &c, bf16 *dprefix) const {
+    const AttentionShape &shape = c.shape;
+    return {c.sequences(), c.qkv.get(), c.prefix.get(),   out.get(),   dout.get(),     lse.get(),
+            dqkv.get(),    dprefix,     shape.prefix_len, shape.heads, shape.kv_heads, shape.head_dim};
+  }
+
+  DeviceArray<bf16> out, dout, dqkv;
+  DeviceArray<float> lse;
+};
+
+/* launch(op) runs the kernel; scale: of the case's numbers */
+template <typename Launch>
+void check_forward(const AttentionCase &c, float scale, Launch launch) {
+  std::vector<double> want_out, want_lse;
+  c.forward(&want_out, &want_lse);
+  DeviceArray<bf16> out(want_out.size());
+  DeviceArray<float> lse(want_lse.size());
+  std::vector<bf16> first;
+  FOR_EACH_SCHEDULE {
+    out.poison();
+    lse.poison();
+    Attention op = c.forward_op(out.get(), lse.get());
+    launch(&op);
+    expect_close("lse", lse.get(), want_lse, 1e-5, 1e-4);
+    expect_close("out", out.get(), want_out, 8e-3,
+                 8e-3 * static_cast<double>(scale)); /* P is rounded to bf16 */
+    if (first.empty()) first.assign(out.get(), out.get() + out.count());
+    expect_same_bits("out", out.get(), first);
+  }
+}
+
+/* cuda_attention_backward, whichever kernels it takes */
+static inline void check_backward(AttentionCase &c, float scale = 1, int most_schedules = INT_MAX) {
+  const AttentionShape &shape = c.shape;
+  BackwardArrays a(c);
+  DeviceArray<bf16> added_to(c.random.normals(c.prefix.count())), dprefix(c.prefix.count());
+  std::vector<double> want_prefix;
+  for (size_t i = 0; i < added_to.count(); i++) want_prefix.push_back(number(added_to[i]));
+  std::vector<double> want = c.backward(a.dout, &want_prefix);
+  std::vector<bf16> first, first_prefix;
+  /* Sums of products of numbers of size 1, each factor rounded to bf16. */
+  double absolute =
+      0.02 * sqrt(static_cast<double>(shape.heads / shape.kv_heads)) * static_cast<double>(scale);
+  double absolute_prefix = absolute * sqrt(static_cast<double>(1 + shape.lengths.size()));
+  FOR_EACH_SCHEDULE {
+    if (schedule_ >= most_schedules) break;
+    a.dqkv.poison();
+    for (size_t i = 0; i < dprefix.count(); i++) dprefix[i] = added_to[i];
+    AttentionBackward op = a.op(c, dprefix.get());
+    cuda_attention_backward(emulator_backend(), &op);
+    expect_close("dqkv", a.dqkv.get(), want, 0.015, absolute);
+    expect_close("dprefix", dprefix.get(), want_prefix, 0.015, absolute_prefix);
+    if (first.empty()) first.assign(a.dqkv.get(), a.dqkv.get() + a.dqkv.count());
+    if (first_prefix.empty()) first_prefix.assign(dprefix.get(), dprefix.get() + dprefix.count());
+    expect_same_bits("dqkv", a.dqkv.get(), first);
+    expect_same_bits("dprefix", dprefix.get(), first_prefix);
+  }
+}
 
 #endif

@@ -39,13 +39,6 @@ uint64_t random_state;
 bool expecting;
 std::string kept;
 
-uint32_t next_random() { /* xorshift64*: Vigna 2016 */
-  random_state ^= random_state >> 12;
-  random_state ^= random_state << 25;
-  random_state ^= random_state >> 27;
-  return static_cast<uint32_t>((random_state * 0x2545F4914F6CDD1Dull) >> 32);
-}
-
 const char *schedule_name() {
   static const char *const names[] = {"in order", "reverse", "round", "random", "priority"};
   return names[schedule.kind];
@@ -144,7 +137,7 @@ void switch_away(bool yielding) {
   else if (schedule.kind == SCHEDULE_ROUND)
     start = (gang.last + 1) % static_cast<int>(gang.by_rank.size());
   else if (schedule.kind == SCHEDULE_RANDOM)
-    start = static_cast<int>(next_random() % gang.by_rank.size());
+    start = static_cast<int>(schedule_random() % gang.by_rank.size());
   int rank = find_ready(start);
   while (rank < 0 && copies_land()) rank = find_ready(0);
   if (rank < 0) {
@@ -160,14 +153,6 @@ void switch_away(bool yielding) {
   if (to == from) return;
   emulator_thread = to;
   fiber_switch(&from->fiber, &to->fiber);
-}
-
-void wait_in(const char *word, Site site) {
-  Thread *thread = self();
-  thread->waits = word;
-  thread->site = site;
-  clear_ready(thread);
-  switch_away(false);
 }
 
 std::string where(const Thread *thread, Site site) {
@@ -299,7 +284,8 @@ void rank_threads() {
   size_t count = gang.by_rank.size();
   if (schedule.kind == SCHEDULE_REVERSE) std::reverse(gang.by_rank.begin(), gang.by_rank.end());
   if (schedule.kind == SCHEDULE_PRIORITY)
-    for (size_t i = count - 1; i > 0; i--) std::swap(gang.by_rank[i], gang.by_rank[next_random() % (i + 1)]);
+    for (size_t i = count - 1; i > 0; i--)
+      std::swap(gang.by_rank[i], gang.by_rank[schedule_random() % (i + 1)]);
   gang.ready.assign((count + 63) / 64, 0);
   for (size_t i = 0; i < count; i++) {
     gang.by_rank[i]->rank = static_cast<int>(i);
@@ -322,7 +308,8 @@ bool run_gang() {
   gang.grid = Barrier();
   gang.spins = 0;
   gang.given_up = false;
-  int start = schedule.kind == SCHEDULE_RANDOM ? static_cast<int>(next_random() % gang.by_rank.size()) : 0;
+  int start =
+      schedule.kind == SCHEDULE_RANDOM ? static_cast<int>(schedule_random() % gang.by_rank.size()) : 0;
   gang.last = start;
   Thread *first = gang.by_rank[static_cast<size_t>(start)];
   emulator_thread = first;
@@ -358,14 +345,26 @@ bool launch_is_legal(const Launch &launch) {
 
 EmulatorThread *emulator_thread;
 
-void emulator::sleep_in(const char *word, Site site) { wait_in(word, site); }
+void emulator::sleep_in(const char *word, Site site) {
+  Thread *thread = self();
+  thread->waits = word;
+  thread->site = site;
+  clear_ready(thread);
+  switch_away(false);
+}
 
 void emulator::wake(Thread *thread) {
   gang.spins = 0;
   set_ready(thread);
 }
 
-uint32_t emulator::schedule_random() { return next_random(); }
+uint32_t emulator::schedule_random() { /* xorshift64*: Vigna 2016 */
+  random_state ^= random_state >> 12;
+  random_state ^= random_state << 25;
+  random_state ^= random_state >> 27;
+  return static_cast<uint32_t>((random_state * 0x2545F4914F6CDD1Dull) >> 32);
+}
+
 ScheduleKind emulator::schedule_kind() { return schedule.kind; }
 
 void emulator_error(Site site, const char *format, ...) {
@@ -391,7 +390,7 @@ static void run_launch(const Launch &launch, bool cooperative, const std::functi
   std::vector<size_t> order(count);
   for (size_t i = 0; i < count; i++) order[i] = schedule.kind == SCHEDULE_REVERSE ? count - 1 - i : i;
   if (schedule.kind >= SCHEDULE_RANDOM)
-    for (size_t i = count - 1; i > 0; i--) std::swap(order[i], order[next_random() % (i + 1)]);
+    for (size_t i = count - 1; i > 0; i--) std::swap(order[i], order[schedule_random() % (i + 1)]);
   size_t slots = slots_of(launch, cooperative), together = cooperative ? count : 1;
   for (size_t i = 0; i < slots; i++) gang.slots.push_back(std::make_unique<Block>());
   for (size_t done = 0; done < count; done += together) {
@@ -453,7 +452,7 @@ void emulator_collective(const char *word, Site site, void *argument, void (*com
   warp.arguments[thread->number % 32] = argument;
   const void *round = orders_memory ? warp.meeting.arrive() : nullptr;
   if (++warp.arrived < 32) {
-    wait_in(word, site);
+    sleep_in(word, site);
     if (round) races_acquire(round);
     return;
   }
@@ -485,7 +484,7 @@ static void arrive(Barrier &barrier, int threads, bool wait, const char *word, S
   }
   if (++barrier.arrived < barrier.threads) {
     if (wait) {
-      wait_in(word, site);
+      sleep_in(word, site);
       races_acquire(round);
     }
     return;

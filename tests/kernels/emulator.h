@@ -186,9 +186,6 @@ static inline uint32_t warp_ballot(bool predicate, Site site = SITE_HERE) {
 static inline bool warp_any(bool predicate, Site site = SITE_HERE) {
   return warp_ballot(predicate, site) != 0;
 }
-static inline bool warp_all(bool predicate, Site site = SITE_HERE) {
-  return warp_ballot(predicate, site) == ~0u;
-}
 
 /* Asynchronous copies */
 

@@ -11,7 +11,6 @@ using namespace emulator;
 namespace {
 
 const uint64_t alive = 0x6d62617272696572; /* in the word of an mbarrier that was initialised */
-const uint32_t window = 1024;              /* the address of the first byte of dynamic shared memory */
 
 MBarrierState &state_of(const char *word, MBarrier *barrier, Site site) {
   if (!emulator_is_shared(barrier, sizeof *barrier))
@@ -69,9 +68,9 @@ void land(Block *block, const TensorCopy &copy) {
                    static_cast<size_t>(column) * 2,
                2);
       }
-      size_t address =
-          static_cast<size_t>(copy.to - base) + window + static_cast<size_t>(r * map.box_columns + c) * 2;
-      size_t at = (address ^ (address >> 7 & 7) << 4) - window;
+      size_t address = static_cast<size_t>(copy.to - base) + shared_window +
+                       static_cast<size_t>(r * map.box_columns + c) * 2;
+      size_t at = (address ^ (address >> 7 & 7) << 4) - shared_window;
       memcpy(base + at, piece, 16);
       memcpy(block->async_view.data() + at, piece, 16);
     }
@@ -128,7 +127,7 @@ uint32_t shared_address(const void *pointer, Site site) {
   const unsigned char *p = static_cast<const unsigned char *>(pointer);
   if (p < dynamic.memory || p >= dynamic.memory + dynamic.bytes)
     emulator_error(site, "shared_address of %p, which is not in dynamic shared memory", pointer);
-  return static_cast<uint32_t>(p - dynamic.memory) + window;
+  return static_cast<uint32_t>(p - dynamic.memory) + shared_window;
 }
 
 void mbarrier_init(MBarrier *barrier, int arrivals, Site site) {

@@ -117,6 +117,8 @@ struct Block {
   unsigned run = 0;       /* of the blocks that have used this slot */
 };
 
+const uint32_t shared_window = 1024; /* the shared address of the first byte of dynamic shared memory */
+
 /* For the words of the other files. */
 void sleep_in(const char *word, Site site); /* until another thread wakes it */
 void wake(Thread *thread);

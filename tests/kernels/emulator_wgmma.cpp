@@ -13,7 +13,6 @@ using namespace emulator;
 
 namespace {
 
-const uint32_t window = 1024; /* as shared_address has it */
 const int depth = 16;
 
 struct Operand {
@@ -29,7 +28,7 @@ size_t piece_offset(const Operand &operand, int i, int k) {
   size_t at = operand.mn_major
                   ? start + row / 64 * leading + depth_at / 8 * stride + depth_at % 8 * 128 + row % 64 * 2
                   : start + row / 8 * stride + row % 8 * 128 + depth_at * 2;
-  return (at ^ (at >> 7 & 7) << 4) - window;
+  return (at ^ (at >> 7 & 7) << 4) - shared_window;
 }
 
 float number_at(const unsigned char *memory) {
@@ -110,10 +109,9 @@ void each_number(Accumulators &acc, Body body) {
                                                                        j * 8 + lane % 4 * 2 + i % 2)]);
 }
 
-Warp &warp_of_self(int *number) {
-  *number = self()->number / 32;
-  return self()->block->warps[static_cast<size_t>(*number)];
-}
+int warp_number() { return self()->number / 32; }
+
+Warp &warp_of_self() { return self()->block->warps[static_cast<size_t>(warp_number())]; }
 
 /* What a lane brings to a word of the warp, and the fault that was found there. */
 struct IssueArgument {
@@ -148,8 +146,8 @@ size_t accumulators_of(Warp &warp, void *const *arguments, int n) {
 }
 
 void issue(void *const *arguments) {
-  int number;
-  Warp &warp = warp_of_self(&number);
+  int number = warp_number();
+  Warp &warp = warp_of_self();
   Block *block = self()->block;
   const WgmmaArgument &x = static_cast<IssueArgument *>(arguments[0])->product;
   const char *fault = warp.fenced ? nullptr : "no wgmma_fence since the last wgmma_wait";
@@ -205,15 +203,14 @@ const char *deliver(Warp &warp) {
 }
 
 void finish(void *const *arguments) {
-  int number;
-  Warp &warp = warp_of_self(&number);
+  Warp &warp = warp_of_self();
   WaitArgument *first = static_cast<WaitArgument *>(arguments[0]);
   const char *fault = nullptr;
   warp.read.clear();
   size_t done = 0;
   for (; done < warp.products.size() && warp.products[done].group < warp.group - first->in_flight; done++) {
     WarpProduct &product = warp.products[done];
-    if (!product.computed) compute(self()->block, warp, number, product);
+    if (!product.computed) compute(self()->block, warp, warp_number(), product);
     for (int lane = 0; lane < 32 && product.a_from[0]; lane++)
       if (memcmp(product.a_from[lane], product.a[lane], sizeof product.a[lane]))
         fault = "registers of A were written while a product was in flight";
@@ -233,23 +230,15 @@ void note_reads(const Warp &warp) {
 }  // namespace
 
 void wgmma_fence(Site site) {
-  emulator_collective("wgmma_fence", site, nullptr, [](void *const *) {
-    int number;
-    warp_of_self(&number).fenced = true;
-  });
+  emulator_collective("wgmma_fence", site, nullptr, [](void *const *) { warp_of_self().fenced = true; });
 }
 
 void wgmma_commit(Site site) {
-  emulator_collective("wgmma_commit", site, nullptr, [](void *const *) {
-    int number;
-    warp_of_self(&number).group++;
-  });
+  emulator_collective("wgmma_commit", site, nullptr, [](void *const *) { warp_of_self().group++; });
 }
 
 void emulator_wgmma(const WgmmaArgument &argument, Site site) {
   RacesFrame frame(__builtin_return_address(0));
-  int number;
-  Warp &warp = warp_of_self(&number);
   if (self()->number % 32 == 0) {
     if (!argument.a) check_operand("A", {argument.a_descriptor, argument.a_mn_major}, 64, site);
     check_operand("B", {argument.b_descriptor, argument.b_mn_major}, argument.n, site);
@@ -257,22 +246,20 @@ void emulator_wgmma(const WgmmaArgument &argument, Site site) {
   IssueArgument mine = {argument, nullptr};
   emulator_collective("wgmma", site, &mine, issue);
   if (mine.fault) emulator_error(site, "wgmma: %s", mine.fault);
-  note_reads(warp);
+  note_reads(warp_of_self());
 }
 
 void emulator_wgmma_wait(int in_flight, Site site) {
   RacesFrame frame(__builtin_return_address(0));
-  int number;
-  Warp &warp = warp_of_self(&number);
   WaitArgument mine = {in_flight, nullptr};
   emulator_collective("wgmma_wait", site, &mine, finish);
   if (mine.fault) emulator_error(site, "wgmma_wait: %s", mine.fault);
-  note_reads(warp);
+  note_reads(warp_of_self());
 }
 
 void emulator_wgmma_settle(const void *registers, size_t bytes, Site site) {
-  int number, lane = self()->number % 32;
-  const Warp &warp = warp_of_self(&number);
+  int lane = self()->number % 32;
+  const Warp &warp = warp_of_self();
   const unsigned char *first = static_cast<const unsigned char *>(registers);
   for (const WarpProduct &product : warp.products) {
     const void *uses[] = {warp.accumulators[product.accumulators].lanes[lane], product.a_from[lane]};

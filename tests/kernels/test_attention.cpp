@@ -2,24 +2,7 @@
 #include "attention_reference.h"
 
 static void check(const AttentionCase &c, float scale) {
-  const AttentionShape &shape = c.shape;
-  std::vector<double> want_out, want_lse;
-  c.forward(&want_out, &want_lse);
-  DeviceArray<bf16> out(want_out.size());
-  DeviceArray<float> lse(want_lse.size());
-  std::vector<bf16> first;
-  FOR_EACH_SCHEDULE {
-    out.poison();
-    lse.poison();
-    Attention op = {c.sequences(), c.qkv.get(), c.prefix.get(), shape.prefix_len, out.get(),
-                    lse.get(),     shape.heads, shape.kv_heads, shape.head_dim};
-    cuda_attention(emulator_backend(), &op);
-    expect_close("lse", lse.get(), want_lse, 1e-5, 1e-4);
-    expect_close("out", out.get(), want_out, 8e-3,
-                 8e-3 * static_cast<double>(scale)); /* P is rounded to bf16 */
-    if (first.empty()) first.assign(out.get(), out.get() + out.count());
-    expect_same_bits("out", out.get(), first);
-  }
+  check_forward(c, scale, [](const Attention *op) { cuda_attention(emulator_backend(), op); });
 }
 
 static void check(const AttentionShape &shape, uint32_t test_case, float scale = 1) {
@@ -97,7 +80,7 @@ static void lse_may_be_left_out(void **) {
   std::vector<double> want_out, want_lse;
   c.forward(&want_out, &want_lse);
   DeviceArray<bf16> out(want_out.size());
-  Attention op = {c.sequences(), c.qkv.get(), nullptr, 0, out.get(), nullptr, 2, 2, 32};
+  Attention op = c.forward_op(out.get(), nullptr);
   cuda_attention(emulator_backend(), &op);
   expect_close("out", out.get(), want_out, 8e-3, 8e-3);
 }

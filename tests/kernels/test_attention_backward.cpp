@@ -1,45 +1,9 @@
 /* cuda/attention_backward.cu on the emulator against double precision. */
-#include <limits.h>
-
 #include "attention_reference.h"
-
-static void check(AttentionCase &c, float scale, int most_schedules = INT_MAX) {
-  const AttentionShape &shape = c.shape;
-  std::vector<double> exact_out, exact_lse;
-  c.forward(&exact_out, &exact_lse);
-  DeviceArray<bf16> out(exact_out.size()), dout(c.random.normals(exact_out.size())), dqkv(c.qkv.count());
-  DeviceArray<float> lse(exact_lse.size());
-  for (size_t i = 0; i < exact_out.size(); i++) out[i] = to_bf16(static_cast<float>(exact_out[i]));
-  for (size_t i = 0; i < exact_lse.size(); i++) lse[i] = static_cast<float>(exact_lse[i]);
-  DeviceArray<bf16> added_to(c.random.normals(c.prefix.count())), dprefix(c.prefix.count());
-  std::vector<double> want_prefix;
-  for (size_t i = 0; i < added_to.count(); i++) want_prefix.push_back(number(added_to[i]));
-  std::vector<double> want = c.backward(dout, &want_prefix);
-  std::vector<bf16> first, first_prefix;
-  /* Sums of products of numbers of size 1, each factor rounded to bf16. */
-  double absolute =
-      0.02 * sqrt(static_cast<double>(shape.heads / shape.kv_heads)) * static_cast<double>(scale);
-  double absolute_prefix = absolute * sqrt(static_cast<double>(1 + shape.lengths.size()));
-  FOR_EACH_SCHEDULE {
-    if (schedule_ >= most_schedules) break;
-    dqkv.poison();
-    for (size_t i = 0; i < dprefix.count(); i++) dprefix[i] = added_to[i];
-    AttentionBackward op = {c.sequences(),    c.qkv.get(), c.prefix.get(), out.get(),
-                            dout.get(),       lse.get(),   dqkv.get(),     dprefix.get(),
-                            shape.prefix_len, shape.heads, shape.kv_heads, shape.head_dim};
-    cuda_attention_backward(emulator_backend(), &op);
-    expect_close("dqkv", dqkv.get(), want, 0.015, absolute);
-    expect_close("dprefix", dprefix.get(), want_prefix, 0.015, absolute_prefix);
-    if (first.empty()) first.assign(dqkv.get(), dqkv.get() + dqkv.count());
-    if (first_prefix.empty()) first_prefix.assign(dprefix.get(), dprefix.get() + dprefix.count());
-    expect_same_bits("dqkv", dqkv.get(), first);
-    expect_same_bits("dprefix", dprefix.get(), first_prefix);
-  }
-}
 
 static void check(const AttentionShape &shape, uint32_t test_case) {
   AttentionCase c(shape, test_case);
-  check(c, 1);
+  check_backward(c);
 }
 
 static void every_width_up_to_128(void **) {
@@ -103,7 +67,7 @@ static void prefixes_meet_the_tiles_at_their_edges(void **) {
 static void slices_of_the_tokens_are_of_unequal_size(void **) {
   check({std::vector<int>(9, 15), 2, 1, 8, 5}, 350);
   AttentionCase unequal({{65}, 72, 8, 8, 129}, 351);
-  check(unequal, 1, 1);
+  check_backward(unequal, 1, 1);
 }
 
 /* Where all scores are near -400, exp(-lse), the weight of a key of zeros, is infinite: rows and columns
@@ -112,32 +76,16 @@ static void low_scores_leave_gradients_finite(void **) {
   for (int prefix_len : {20, 63}) {
     AttentionCase c({{9, 40}, 1, 1, 16, prefix_len}, 360);
     c.lower_scores(10);
-    check(c, 10);
+    check_backward(c, 10);
   }
 }
 
 static void a_frozen_prefix_has_no_gradient(void **) {
   AttentionCase c({{20, 7}, 2, 1, 16, 10}, 370);
-  std::vector<double> out_of, lse_of;
-  c.forward(&out_of, &lse_of);
-  DeviceArray<bf16> out(out_of.size()), dout(c.random.normals(out_of.size())), dqkv(c.qkv.count());
-  DeviceArray<float> lse(lse_of.size());
-  for (size_t i = 0; i < out_of.size(); i++) out[i] = to_bf16(static_cast<float>(out_of[i]));
-  for (size_t i = 0; i < lse_of.size(); i++) lse[i] = static_cast<float>(lse_of[i]);
-  AttentionBackward op = {c.sequences(),
-                          c.qkv.get(),
-                          c.prefix.get(),
-                          out.get(),
-                          dout.get(),
-                          lse.get(),
-                          dqkv.get(),
-                          nullptr,
-                          10,
-                          2,
-                          1,
-                          16};
+  BackwardArrays a(c);
+  AttentionBackward op = a.op(c, nullptr);
   cuda_attention_backward(emulator_backend(), &op);
-  expect_close("dqkv", dqkv.get(), c.backward(dout, nullptr), 0.015, 0.03);
+  expect_close("dqkv", a.dqkv.get(), c.backward(a.dout, nullptr), 0.015, 0.03);
 }
 
 static void an_empty_batch_does_nothing(void **) {

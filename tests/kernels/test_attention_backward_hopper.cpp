@@ -3,52 +3,10 @@
  * test. */
 #include "attention_reference.h"
 
-/* What the backward pass is given: out and lse of the forward pass, a gradient, and room for the result. */
-struct BackwardCase : AttentionCase {
-  BackwardCase(const AttentionShape &of, uint32_t test_case)
-      : AttentionCase(of, test_case),
-        out(tokens * out_width),
-        dout(random.normals(tokens * out_width)),
-        dqkv(tokens * width),
-        lse(tokens * static_cast<size_t>(of.heads)) {
-    std::vector<double> exact_out, exact_lse;
-    forward(&exact_out, &exact_lse);
-    for (size_t i = 0; i < exact_out.size(); i++) out[i] = to_bf16(static_cast<float>(exact_out[i]));
-    for (size_t i = 0; i < exact_lse.size(); i++) lse[i] = static_cast<float>(exact_lse[i]);
-  }
-
-  void run() {
-    dqkv.poison();
-    AttentionBackward op = {};
-    op.sequences = sequences();
-    op.qkv = qkv.get();
-    op.out = out.get();
-    op.dout = dout.get();
-    op.lse = lse.get();
-    op.dqkv = dqkv.get();
-    op.heads = shape.heads;
-    op.kv_heads = shape.kv_heads;
-    op.head_dim = shape.head_dim;
-    cuda_attention_backward(emulator_backend(), &op);
-  }
-
-  DeviceArray<bf16> out, dout, dqkv;
-  DeviceArray<float> lse;
-};
-
 static void check(const AttentionShape &shape, uint32_t test_case) {
   if (!cuda_state(emulator_backend())->hopper) skip();
-  BackwardCase c(shape, test_case);
-  std::vector<double> want = c.backward(c.dout, nullptr);
-  std::vector<bf16> first;
-  /* Sums of products of numbers of size 1, each factor rounded to bf16. */
-  double absolute = 0.02 * sqrt(static_cast<double>(shape.heads / shape.kv_heads));
-  FOR_EACH_SCHEDULE {
-    c.run();
-    expect_close("dqkv", c.dqkv.get(), want, 0.015, absolute);
-    if (first.empty()) first.assign(c.dqkv.get(), c.dqkv.get() + c.dqkv.count());
-    expect_same_bits("dqkv", c.dqkv.get(), first);
-  }
+  AttentionCase c(shape, test_case);
+  check_backward(c);
 }
 
 static void one_tile_covers_short_rows(void **) {
@@ -83,14 +41,17 @@ static void both_kernels_compute_the_same(void **) {
   if (!state->hopper) skip();
   const int widths[] = {64, 128};
   for (int d : widths) {
-    BackwardCase c({{100, 1, 77}, 2, 1, d, 0}, static_cast<uint32_t>(60 + d));
-    c.run();
+    AttentionCase c({{100, 1, 77}, 2, 1, d, 0}, static_cast<uint32_t>(60 + d));
+    BackwardArrays a(c);
+    AttentionBackward op = a.op(c, nullptr);
+    cuda_attention_backward(emulator_backend(), &op);
     std::vector<double> hopper;
-    for (size_t i = 0; i < c.dqkv.count(); i++) hopper.push_back(number(c.dqkv[i]));
+    for (size_t i = 0; i < a.dqkv.count(); i++) hopper.push_back(number(a.dqkv[i]));
+    a.dqkv.poison();
     state->hopper = false;
-    c.run();
+    cuda_attention_backward(emulator_backend(), &op);
     state->hopper = true;
-    expect_close("dqkv", c.dqkv.get(), hopper, 0.015, 0.03);
+    expect_close("dqkv", a.dqkv.get(), hopper, 0.015, 0.03);
   }
 }
 

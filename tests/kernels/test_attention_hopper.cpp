@@ -9,23 +9,8 @@ static bool available() {
 
 static void check(const AttentionShape &shape, uint32_t test_case, float scale = 1) {
   if (!available()) skip();
-  AttentionCase c(shape, test_case, scale);
-  std::vector<double> want_out, want_lse;
-  c.forward(&want_out, &want_lse);
-  DeviceArray<bf16> out(want_out.size());
-  DeviceArray<float> lse(want_lse.size());
-  std::vector<bf16> first;
-  FOR_EACH_SCHEDULE {
-    out.poison();
-    lse.poison();
-    Attention op = c.forward_op(out.get(), lse.get());
-    assert_true(cuda_attention_hopper(emulator_backend(), &op));
-    expect_close("lse", lse.get(), want_lse, 1e-5, 1e-4);
-    expect_close("out", out.get(), want_out, 8e-3,
-                 8e-3 * static_cast<double>(scale)); /* P is rounded to bf16 */
-    if (first.empty()) first.assign(out.get(), out.get() + out.count());
-    expect_same_bits("out", out.get(), first);
-  }
+  check_forward(AttentionCase(shape, test_case, scale), scale,
+                [](const Attention *op) { assert_true(cuda_attention_hopper(emulator_backend(), op)); });
 }
 
 static void rows_of_every_length_up_to_two_tiles(void **) {

@@ -333,25 +333,25 @@ void a_ring_of_stages_goes_round(void **) {
   double want = 0;
   for (int t = 0; t < turns; t++)
     for (int i = 0; i < 4096; i++) want += number(from[static_cast<size_t>(t * 64 + i)]);
-  [[maybe_unused]] int caught = 0; /* a race, which the thread sanitizer would report instead */
-  FOR_EACH_SCHEDULE {
+  auto sums_right = [&](Fault fault) {
     sums.poison();
-    launch(cuda_state(emulator_backend()), {"ring", 1, 128, 16416}, ring, map, turns, sums.get(), NONE);
+    launch(cuda_state(emulator_backend()), {"ring", 1, 128, 16416}, ring, map, turns, sums.get(), fault);
     double sum = 0;
     for (size_t i = 0; i < 96; i++) sum += number(sums[i]);
-    assert_true(fabs(sum - want) < 1e-2);
+    return fabs(sum - want) < 1e-2;
+  };
+  [[maybe_unused]] int caught = 0; /* a race, which the thread sanitizer would report instead */
+  FOR_EACH_SCHEDULE {
+    assert_true(sums_right(NONE));
 #if !defined(__SANITIZE_THREAD__)
     emulator_expect_begin();
-    launch(cuda_state(emulator_backend()), {"ring", 1, 128, 16416}, ring, map, turns, sums.get(), NO_WAIT);
-    std::string report = emulator_expect_end();
-    sum = 0;
-    for (size_t i = 0; i < 96; i++) sum += number(sums[i]);
-    caught += !report.empty() || !(fabs(sum - want) < 1e-2);
+    bool right = sums_right(NO_WAIT);
+    caught += *emulator_expect_end() || !right;
 #endif
     const Fault faults[] = {NO_EXPECT, WRONG_PARITY}; /* nobody empties; the wrong phase is waited for */
     for (Fault fault : faults) {
       emulator_expect_begin();
-      launch(cuda_state(emulator_backend()), {"ring", 1, 128, 16416}, ring, map, turns, sums.get(), fault);
+      sums_right(fault);
       assert_non_null(strstr(emulator_expect_end(), "deadlock"));
     }
   }
