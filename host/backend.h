@@ -39,12 +39,18 @@ typedef enum WeightType { WEIGHT_NATIVE, WEIGHT_BF16, WEIGHT_INT8 } WeightType;
 enum { INT8_BLOCK = 32, INT8_BLOCK_BYTES = 34 };
 size_t weight_row_bytes(WeightType type, DType storage, int columns);
 
-/* B packed sequences: sequence b holds tokens cu_seqlens[b] .. cu_seqlens[b+1]-1. */
+/* B packed sequences: sequence b holds tokens cu_seqlens[b] .. cu_seqlens[b+1]-1. In attention a sequence may have
+ * branches, the replies to one post: its first shared[b] tokens stand before each of them. Token t then sees, of
+ * those up to itself, the shared ones and those from branch[t] on. branch never falls within a sequence, and is the
+ * sequence's first token for the shared tokens; with shared[b] 0 the branches are sequences that only lie in one
+ * place. */
 typedef struct Sequences {
   const int32_t *cu_seqlens; /* [count+1], device */
   int count;                 /* B */
   int tokens;                /* N = cu_seqlens[count] */
   int max_len;               /* of the longest sequence */
+  const int32_t *shared;     /* [count], device; NULL: no sequence has branches */
+  const int32_t *branch;     /* [N], device: the first token of each token's branch; NULL as shared is */
 } Sequences;
 
 /* x[n] = token_table[tokens[n]] + position_table[positions[n]] */
@@ -160,7 +166,8 @@ typedef struct Rope {
 
 /* Causal self-attention over packed sequences with grouped heads:
  * out = softmax(q kt / sqrt(d)) v, each query head h with key-value head h / (Hq / Hkv). The keys and values of
- * the prefix stand before those of every sequence, and every query sees them all. */
+ * the prefix stand before those of every sequence, and every query sees them all. full: so it does all keys of its
+ * sequence, which has no branches then. */
 typedef struct Attention {
   Sequences sequences;
   const void *qkv;    /* [N, (Hq + 2 Hkv) d]: query heads, key heads, value heads */
@@ -169,6 +176,7 @@ typedef struct Attention {
   void *out;       /* [N, Hq d] */
   float *lse;      /* [Hq, N], natural log of the softmax denominators (scores scaled); NULL when no backward follows */
   int heads, kv_heads, head_dim;
+  bool full; /* not causal */
 } Attention;
 
 typedef struct AttentionBackward {
@@ -179,6 +187,7 @@ typedef struct AttentionBackward {
   void *dprefix; /* [prefix_len, 2 Hkv d], accumulated over all sequences; NULL: not wanted */
   int prefix_len;
   int heads, kv_heads, head_dim;
+  bool full;
 } AttentionBackward;
 
 /* Copies the key and value parts of qkv rows into a cache of rows of 2 Hkv d. */
