@@ -1,4 +1,4 @@
-/* Causal self-attention by blocks with a running softmax (Dao et al. 2022, Dao 2023): QUERIES rows
+/* Self-attention by blocks with a running softmax (Dao et al. 2022, Dao 2023): QUERIES rows
  * against up to KEYS keys at a time, so that no T x T matrix is ever stored. The threads share out
  * (sequence, key-value head) pairs; each copies its head's rows into padded scratch memory, works there,
  * and writes its own part of the output, so the number of threads changes nothing. A prefix stands in that
@@ -195,34 +195,83 @@ static Scratch scratch_of(float *workspace, int parts, int most_keys, int dim) {
   return s;
 }
 
-/* How many of the n keys from k0 on a query sees: those of the prefix, and its own sequence's up to itself. A
- * block of keys may begin in the future of some rows of a block of queries. */
-static int seen_keys(int before, int query, int k0, int n) {
-  int seen = smaller(n, before + query + 1 - k0);
+/* What the queries of a sequence see of the keys in scratch memory: those of the prefix and, causally or all,
+ * the sequence's own without the gap between the shared ones and their branch. */
+typedef struct Sight {
+  int before, count, shared; /* keys of the prefix, of the sequence, of all its branches */
+  const int32_t *branch;     /* [count], or NULL */
+  int begin;                 /* the packed token that branch counts from */
+  bool full;
+} Sight;
+
+static Sight sight_of(const Attention *a, int b) {
+  const Sequences *s = &a->sequences;
+  int begin = s->cu_seqlens[b];
+  return (Sight){.before = a->prefix_len,
+                 .count = s->cu_seqlens[b + 1] - begin,
+                 .shared = s->shared ? s->shared[b] : 0,
+                 .branch = s->branch ? s->branch + begin : NULL,
+                 .begin = begin,
+                 .full = a->full};
+}
+
+/* The keys that some of the queries up to the last one see. */
+static int key_end(const Sight *sight, int last) {
+  return sight->before + (sight->full ? sight->count : last + 1);
+}
+
+/* How many of the n keys from k0 on a query sees if nothing is in between. A block of keys may begin in the
+ * future of some rows of a block of queries. */
+static int seen_keys(const Sight *sight, int query, int k0, int n) {
+  int seen = smaller(n, key_end(sight, query) - k0);
   return seen > 0 ? seen : 0;
 }
 
-/* Rows q0 .. q0+m-1 of one query head against the keys and values in scratch, of which `before` are the
- * prefix's; out and lse are the head's. */
-static void forward_block(const Rows *q, const Scratch *w, int before, int q0, int m, float *out, size_t ldo,
-                          float *lse) {
+/* The keys from `from` to `to` belong to other branches than the query's. */
+typedef struct Gap {
+  int from, to;
+} Gap;
+
+static Gap gap_of(const Sight *sight, int query) {
+  if (!sight->branch) return (Gap){0, 0};
+  return (Gap){sight->before + sight->shared, sight->before + sight->branch[query] - sight->begin};
+}
+
+/* The gap widens from query to query: a block of keys within the first one's is in that of all. */
+static bool all_hidden(Gap first, int k0, int n) { return first.from <= k0 && k0 + n <= first.to; }
+
+/* A score that counts for nothing beside any other, yet finite: a row may see no key of its first blocks, and
+ * what it sums up until it sees one is multiplied by 0 then. */
+static void hide(float *s, Gap gap, int k0, int n) {
+  const float hidden = -1e30f;
+  int from = gap.from > k0 ? gap.from - k0 : 0, to = smaller(n, gap.to - k0);
+  for (int j = from; j < to; j++) s[j] = hidden;
+}
+
+/* Rows q0 .. q0+m-1 of one query head against the keys and values in scratch; out and lse are the head's. */
+static void forward_block(const Rows *q, const Scratch *w, const Sight *sight, int q0, int m, float *out,
+                          size_t ldo, float *lse) {
   _Alignas(64) float s[QUERIES * KEYS];
   float top[QUERIES], sum[QUERIES], *o = w->part[BLOCK], scale = 1 / sqrtf((float)q->dim);
-  int keys = before + q0 + m;
+  int keys = key_end(sight, q0 + m - 1);
+  bool first = true;
   for (int k0 = 0; k0 < keys; k0 += KEYS) {
     int n = smaller(KEYS, keys - k0);
+    if (all_hidden(gap_of(sight, q0), k0, n)) continue;
     multiply_panels(q->first + (size_t)q0 * q->stride, q->stride, w->part[KT], q->dim, m, k0, n, s);
     for (int i = 0; i < m; i++) {
-      int seen = seen_keys(before, q0 + i, k0, n);
-      float *row = s + (size_t)i * KEYS, last_top = k0 ? top[i] : -INFINITY;
+      int seen = seen_keys(sight, q0 + i, k0, n);
+      float *row = s + (size_t)i * KEYS, last_top = first ? -INFINITY : top[i];
+      hide(row, gap_of(sight, q0 + i), k0, n);
       top[i] = fmaxf(last_top, max_row(row, seen));
       float added = exp_row(row, seen, n, top[i], scale);
-      float shrink = k0 ? expf(scale * (last_top - top[i])) : 0;
-      sum[i] = k0 ? sum[i] * shrink + added : added;
-      if (k0 && shrink != 1)
+      float shrink = first ? 0 : expf(scale * (last_top - top[i]));
+      sum[i] = first ? added : sum[i] * shrink + added;
+      if (!first && shrink != 1)
         for (int c = 0; c < w->pad; c++) o[(size_t)i * w->pad + c] *= shrink;
     }
-    multiply_rows(s, w->part[V] + (size_t)k0 * w->pad, w->pad, m, n, k0 > 0, o);
+    multiply_rows(s, w->part[V] + (size_t)k0 * w->pad, w->pad, m, n, !first, o);
+    first = false;
   }
   for (int i = 0; i < m; i++) {
     float inverse = 1 / sum[i];
@@ -245,11 +294,12 @@ void cpu_attention(Backend *backend, const Attention *a) {
       Rows v = keys_of(a, b, kv, 1);
       transpose_rows(&k, w.part[KT]);
       copy_rows(&v, w.pad, w.part[V]);
+      Sight sight = sight_of(a, b);
       for (int h = kv * group; h < (kv + 1) * group; h++) {
         Rows q = rows_of(s, a->qkv, b, h, all, dim);
         size_t first = (size_t)s->cu_seqlens[b];
         for (int q0 = 0; q0 < q.count; q0 += QUERIES)
-          forward_block(&q, &w, a->prefix_len, q0, smaller(QUERIES, q.count - q0),
+          forward_block(&q, &w, &sight, q0, smaller(QUERIES, q.count - q0),
                         (float *)a->out + first * ldo + (size_t)h * dim, ldo,
                         a->lse ? a->lse + (size_t)h * s->tokens + first : NULL);
       }
@@ -259,31 +309,36 @@ void cpu_attention(Backend *backend, const Attention *a) {
 /* One block of queries of one head: q, dout in scratch are this head's.
  *   p = exp(scale q kt - lse), dp = dout vt, ds = scale p (dp - delta)
  *   dv += pt dout, dk += dst q, dq = ds k; dq goes to its place in dqkv */
-static void backward_block(const Scratch *w, int dim, int before, int q0, int m, const float *lse,
+static void backward_block(const Scratch *w, int dim, const Sight *sight, int q0, int m, const float *lse,
                            const float *delta, float *dq, size_t stride) {
   _Alignas(64) float p[QUERIES * KEYS], ds[QUERIES * KEYS];
   float *block = w->part[BLOCK], scale = 1 / sqrtf((float)dim);
   const float *q = w->part[Q] + (size_t)q0 * w->pad, *dout = w->part[DOUT] + (size_t)q0 * w->pad;
-  int keys = before + q0 + m;
+  int keys = key_end(sight, q0 + m - 1);
+  bool first = true;
   for (int k0 = 0; k0 < keys; k0 += KEYS) {
     int n = smaller(KEYS, keys - k0);
+    if (all_hidden(gap_of(sight, q0), k0, n)) continue;
     size_t at = (size_t)k0 * w->pad;
     multiply_panels(q, (size_t)w->pad, w->part[KT], dim, m, k0, n, p);
     multiply_panels(dout, (size_t)w->pad, w->part[VT], dim, m, k0, n, ds);
-    for (int i = 0; i < m; i++)
-      gradient_row(p + (size_t)i * KEYS, ds + (size_t)i * KEYS, seen_keys(before, q0 + i, k0, n), n,
+    for (int i = 0; i < m; i++) {
+      hide(p + (size_t)i * KEYS, gap_of(sight, q0 + i), k0, n);
+      gradient_row(p + (size_t)i * KEYS, ds + (size_t)i * KEYS, seen_keys(sight, q0 + i, k0, n), n,
                    lse[q0 + i], delta[i], scale);
+    }
     add_transposed(p, dout, w->pad, m, n, w->part[DV] + at);
     add_transposed(ds, q, w->pad, m, n, w->part[DK] + at);
-    multiply_rows(ds, w->part[K] + at, w->pad, m, n, k0 > 0, block);
+    multiply_rows(ds, w->part[K] + at, w->pad, m, n, !first, block);
+    first = false;
   }
   for (int i = 0; i < m; i++)
     memcpy(dq + (size_t)(q0 + i) * stride, block + (size_t)i * w->pad, (size_t)dim * sizeof *dq);
 }
 
 /* All rows of one query head; dk and dv in scratch are added to. */
-static void backward_head(const Scratch *w, int before, const Rows *q, const Rows *out, const Rows *dout,
-                          const float *lse, float *dq) {
+static void backward_head(const Scratch *w, const Sight *sight, const Rows *q, const Rows *out,
+                          const Rows *dout, const float *lse, float *dq) {
   copy_rows(q, w->pad, w->part[Q]);
   copy_rows(dout, w->pad, w->part[DOUT]);
   for (int q0 = 0; q0 < q->count; q0 += QUERIES) {
@@ -292,7 +347,7 @@ static void backward_head(const Scratch *w, int before, const Rows *q, const Row
     for (int i = 0; i < m; i++)
       delta[i] = simd_dot(out->first + (size_t)(q0 + i) * out->stride,
                           dout->first + (size_t)(q0 + i) * dout->stride, q->dim);
-    backward_block(w, q->dim, before, q0, m, lse, delta, dq, q->stride);
+    backward_block(w, q->dim, sight, q0, m, lse, delta, dq, q->stride);
   }
 }
 
@@ -319,7 +374,9 @@ static void backward_kv_head(const AttentionBackward *a, const Scratch *w, int b
                              .prefix_len = a->prefix_len,
                              .heads = a->heads,
                              .kv_heads = a->kv_heads,
-                             .head_dim = dim};
+                             .head_dim = dim,
+                             .full = a->full};
+  Sight sight = sight_of(&forward, b);
   Rows k = keys_of(&forward, b, kv, 0);
   Rows v = keys_of(&forward, b, kv, 1);
   transpose_rows(&k, w->part[KT]);
@@ -330,7 +387,7 @@ static void backward_kv_head(const AttentionBackward *a, const Scratch *w, int b
   for (int h = kv * group; h < (kv + 1) * group; h++) {
     Rows q = rows_of(s, qkv, b, h, all, dim);
     Rows out = rows_of(s, a->out, b, h, a->heads, dim), dout = rows_of(s, a->dout, b, h, a->heads, dim);
-    backward_head(w, k.before, &q, &out, &dout, a->lse + (size_t)h * s->tokens + s->cu_seqlens[b],
+    backward_head(w, &sight, &q, &out, &dout, a->lse + (size_t)h * s->tokens + s->cu_seqlens[b],
                   dqkv + (q.first - qkv));
   }
   size_t value = (size_t)(a->kv_heads + kv) * dim;

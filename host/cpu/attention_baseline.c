@@ -1,6 +1,6 @@
 /* Attention as it is done without fusion, for `popalm bench` to compare with: the whole T x T matrix of
  * scores of a head by one OpenBLAS product, its softmax row by row, then the product with the values. The
- * products compute the masked half too. */
+ * products compute the half that a causal mask hides, too. */
 #include <cblas.h>
 #include <math.h>
 #include <omp.h>
@@ -12,15 +12,17 @@ typedef struct Head {
   const float *q, *k, *v;
   float *out, *lse; /* lse may be NULL */
   int t, dim, stride, out_stride;
+  bool full;
 } Head;
 
-/* Row i of the scores becomes its softmax over keys 0..i, zeros behind; returns log sum exp. */
-static float softmax_row(float *s, int i, int t) {
+/* A row of the scores becomes its softmax over the first `seen` of t keys, zeros behind; returns log sum exp.
+ */
+static float softmax_row(float *s, int seen, int t) {
   float top = -INFINITY, sum = 0;
-  for (int j = 0; j <= i; j++) top = fmaxf(top, s[j]);
-  for (int j = 0; j <= i; j++) sum += s[j] = expf(s[j] - top);
-  for (int j = 0; j <= i; j++) s[j] /= sum;
-  for (int j = i + 1; j < t; j++) s[j] = 0;
+  for (int j = 0; j < seen; j++) top = fmaxf(top, s[j]);
+  for (int j = 0; j < seen; j++) sum += s[j] = expf(s[j] - top);
+  for (int j = 0; j < seen; j++) s[j] /= sum;
+  for (int j = seen; j < t; j++) s[j] = 0;
   return top + logf(sum);
 }
 
@@ -29,7 +31,7 @@ static void run_head(const Head *h, float *scores) {
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, h->t, h->t, h->dim, scale, h->q, h->stride, h->k,
               h->stride, 0, scores, h->t);
   for (int i = 0; i < h->t; i++) {
-    float lse = softmax_row(scores + (size_t)i * h->t, i, h->t);
+    float lse = softmax_row(scores + (size_t)i * h->t, h->full ? h->t : i + 1, h->t);
     if (h->lse) h->lse[i] = lse;
   }
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, h->t, h->dim, h->t, 1, scores, h->t, h->v, h->stride,
@@ -37,7 +39,7 @@ static void run_head(const Head *h, float *scores) {
 }
 
 bool cpu_attention_baseline(Backend *backend, const Attention *a, int which, const char **name) {
-  if (which != 0 || a->prefix_len) return false;
+  if (which != 0 || a->prefix_len || a->sequences.branch) return false;
   *name = "OpenBLAS, scores stored";
   const Sequences *s = &a->sequences;
   int stride = (a->heads + 2 * a->kv_heads) * a->head_dim, group = a->heads / a->kv_heads;
@@ -56,7 +58,8 @@ bool cpu_attention_baseline(Backend *backend, const Attention *a, int which, con
                    .t = s->cu_seqlens[b + 1] - s->cu_seqlens[b],
                    .dim = a->head_dim,
                    .stride = stride,
-                   .out_stride = a->heads * a->head_dim};
+                   .out_stride = a->heads * a->head_dim,
+                   .full = a->full};
       if (head.t) run_head(&head, scores + (size_t)omp_get_thread_num() * square);
     }
   return true;

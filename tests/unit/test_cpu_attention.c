@@ -6,6 +6,8 @@ typedef struct Case {
   int32_t *cu;
   double *qkv, *dout, *prefix; /* what the reference reads */
   float *qkv32, *dout32, *prefix32, *out, *lse, *dqkv, *dprefix;
+  int32_t *shared, *branch; /* NULL: no branches */
+  bool full;
   Backend *backend;
 } Case;
 
@@ -40,7 +42,28 @@ static void add_prefix(Check *c, Case *k, int prefix_len, double scale) {
 }
 
 static Sequences sequences_of(const Case *k) {
-  return (Sequences){.cu_seqlens = k->cu, .count = k->count, .tokens = k->tokens, .max_len = k->max_len};
+  return (Sequences){.cu_seqlens = k->cu,
+                     .count = k->count,
+                     .tokens = k->tokens,
+                     .max_len = k->max_len,
+                     .shared = k->shared,
+                     .branch = k->branch};
+}
+
+/* Cuts every sequence into shared tokens, or none, and branches of 1 to `longest` tokens. */
+static void add_branches(Check *c, Case *k, int longest) {
+  k->shared = NEW(&c->arena, int32_t, k->count);
+  k->branch = NEW(&c->arena, int32_t, k->tokens);
+  for (int b = 0; b < k->count; b++) {
+    int length = k->cu[b + 1] - k->cu[b];
+    k->shared[b] = check_size(c, 0, 2) ? check_size(c, 0, length) : 0;
+    for (int t = k->cu[b]; t < k->cu[b] + k->shared[b]; t++) k->branch[t] = k->cu[b];
+    for (int t = k->cu[b] + k->shared[b], next; t < k->cu[b + 1]; t = next) {
+      next = t + check_size(c, 1, longest);
+      if (next > k->cu[b + 1]) next = k->cu[b + 1];
+      for (int i = t; i < next; i++) k->branch[i] = t;
+    }
+  }
 }
 
 static void run(void *context) {
@@ -53,7 +76,8 @@ static void run(void *context) {
                                                  .lse = k->lse,
                                                  .heads = k->heads,
                                                  .kv_heads = k->kv_heads,
-                                                 .head_dim = k->dim});
+                                                 .head_dim = k->dim,
+                                                 .full = k->full});
   k->backend->attention_backward(k->backend, &(AttentionBackward){.sequences = sequences_of(k),
                                                                   .qkv = k->qkv32,
                                                                   .prefix = k->prefix32,
@@ -65,7 +89,8 @@ static void run(void *context) {
                                                                   .dqkv = k->dqkv,
                                                                   .heads = k->heads,
                                                                   .kv_heads = k->kv_heads,
-                                                                  .head_dim = k->dim});
+                                                                  .head_dim = k->dim,
+                                                                  .full = k->full});
 }
 
 /* Key head kv (or value head, kv + kv_heads) of the j-th key that the sequence beginning at `first` sees. */
@@ -75,18 +100,25 @@ static const double *key_at(const Case *k, int first, int j, int head) {
   return k->qkv + (token * (k->heads + 2 * k->kv_heads) + k->heads + head) * k->dim;
 }
 
-static int keys_of(const Case *k, int first, int t) { return k->prefix_len + t - first + 1; }
+static int keys_of(const Case *k, int b) { return k->prefix_len + k->cu[b + 1] - k->cu[b]; }
 
-/* One row of one head: out[dim], returns lse. p[] has room for the row's keys. */
-static double reference_row(const Case *k, int first, int t, int h, double *p, double *out) {
-  int kv = h / (k->heads / k->kv_heads), keys = keys_of(k, first, t);
+/* Whether token t of sequence b sees the j-th of its keys. */
+static bool sees(const Case *k, int b, int t, int j) {
+  int key = k->cu[b] + j - k->prefix_len;
+  if (j < k->prefix_len || k->full) return true;
+  return key <= t && (!k->branch || key < k->cu[b] + k->shared[b] || key >= k->branch[t]);
+}
+
+/* One row of one head: out[dim], returns lse. p[] has room for the sequence's keys. */
+static double reference_row(const Case *k, int b, int t, int h, double *p, double *out) {
+  int kv = h / (k->heads / k->kv_heads), keys = keys_of(k, b), first = k->cu[b];
   const double *q = k->qkv + ((size_t)t * (k->heads + 2 * k->kv_heads) + h) * k->dim;
   double top = -INFINITY, sum = 0;
   for (int j = 0; j < keys; j++) {
     const double *key = key_at(k, first, j, kv);
     double s = 0;
     for (int c = 0; c < k->dim; c++) s += q[c] * key[c];
-    p[j] = s / sqrt(k->dim);
+    p[j] = sees(k, b, t, j) ? s / sqrt(k->dim) : -INFINITY;
     top = fmax(top, p[j]);
   }
   for (int j = 0; j < keys; j++) sum += p[j] = exp(p[j] - top);
@@ -101,7 +133,7 @@ static void reference(const Case *k, double *out, double *lse) {
   for (int b = 0; b < k->count; b++)
     for (int t = k->cu[b]; t < k->cu[b + 1]; t++)
       for (int h = 0; h < k->heads; h++) {
-        double l = reference_row(k, k->cu[b], t, h, p, row);
+        double l = reference_row(k, b, t, h, p, row);
         if (lse) lse[(size_t)h * k->tokens + t] = l;
         memcpy(out + ((size_t)t * k->heads + h) * k->dim, row, (size_t)k->dim * sizeof *row);
       }
@@ -154,8 +186,8 @@ static void reference_gradient(const Case *k, double *dqkv, double *dprefix) {
   for (int b = 0; b < k->count; b++)
     for (int t = k->cu[b]; t < k->cu[b + 1]; t++)
       for (int h = 0; h < k->heads; h++) {
-        int first = k->cu[b], kv = h / (k->heads / k->kv_heads), keys = keys_of(k, first, t);
-        reference_row(k, first, t, h, p, row);
+        int first = k->cu[b], kv = h / (k->heads / k->kv_heads), keys = keys_of(k, b);
+        reference_row(k, b, t, h, p, row);
         const double *d = k->dout + ((size_t)t * k->heads + h) * k->dim,
                      *q = k->qkv + (size_t)t * stride + h * k->dim;
         double sum = 0, delta = 0;
@@ -266,6 +298,65 @@ static void an_empty_batch_leaves_the_prefix_gradient(void **state) {
   check_end(&c);
 }
 
+static void branches_see_what_they_share_and_themselves(void **state) {
+  (void)state;
+  static const int dims[] = {1, 7, 16, 32}, kv[] = {1, 2, 3}, groups[] = {1, 2};
+  Check c;
+  check_begin(&c, "attention branches");
+  for (int round = 0; round < 12; round++) {
+    int lengths[8], count = check_size(&c, 0, 6);
+    for (int i = 0; i < count; i++) lengths[i] = check_size(&c, 0, 1) ? check_size(&c, 0, 37) : i % 3;
+    int kv_heads = kv[check_size(&c, 0, 2)];
+    Case k = make_case(&c, lengths, count, kv_heads * groups[check_size(&c, 0, 1)], kv_heads,
+                       dims[check_size(&c, 0, 3)], 1.5);
+    add_branches(&c, &k, 9);
+    if (round % 3 == 0) add_prefix(&c, &k, check_size(&c, 1, 9), 1.5);
+    check_case(&c, &k, 2e-5);
+    check_gradient(&c, "dqkv", reference_loss, &k, k.qkv, k.dqkv,
+                   (size_t)k.tokens * (k.heads + 2 * k.kv_heads) * k.dim, 2e-4);
+    if (k.prefix)
+      check_gradient(&c, "dprefix", reference_loss, &k, k.prefix, k.dprefix, prefix_count(&k), 2e-4);
+  }
+  check_end(&c);
+}
+
+/* Blocks of keys that a block of queries skips, and rows that see nothing of the first one they meet. */
+static void long_branches_match_at_the_edges_of_the_blocks(void **state) {
+  (void)state;
+  static const int lengths[] = {700, 1, 193, 48, 500};
+  Check c;
+  check_begin(&c, "attention branch edges");
+  for (int longest = 40; longest <= 400; longest += 180) {
+    Case k = make_case(&c, lengths, 5, 2, 1, 16, 2);
+    add_branches(&c, &k, longest);
+    check_case(&c, &k, 2e-5);
+    size_t all = (size_t)k.tokens * 4 * k.dim;
+    double *dqkv = NEW(&c.arena, double, all);
+    reference_gradient(&k, dqkv, NULL);
+    check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
+  }
+  check_end(&c);
+}
+
+static void full_attention_sees_the_whole_sequence(void **state) {
+  (void)state;
+  static const int lengths[] = {63, 64, 65, 0, 1, 255, 257};
+  Check c;
+  check_begin(&c, "attention full");
+  for (int prefix = 0; prefix < 60; prefix += 50) {
+    Case k = make_case(&c, lengths, 7, 4, 2, 16, 2);
+    k.full = true;
+    if (prefix) add_prefix(&c, &k, prefix, 2);
+    check_case(&c, &k, 2e-5);
+    size_t all = (size_t)k.tokens * 8 * k.dim;
+    double *dqkv = NEW(&c.arena, double, all), *dprefix = NEW(&c.arena, double, prefix_count(&k));
+    reference_gradient(&k, dqkv, dprefix);
+    check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
+    if (prefix) check_close(&c, "dprefix", k.dprefix, dprefix, prefix_count(&k), 1e-4);
+  }
+  check_end(&c);
+}
+
 static void large_scores_give_no_nan(void **state) {
   (void)state;
   static const int lengths[] = {300, 5};
@@ -294,14 +385,12 @@ static void no_token_sees_a_later_one_or_another_sequence(void **state) {
   check_end(&c);
 }
 
-static void the_baseline_computes_the_same(void **state) {
-  (void)state;
+static void check_baseline(Check *c, bool full) {
   static const int lengths[] = {1, 0, 37, 130, 64};
-  Check c;
-  check_begin(&c, "attention baseline");
-  Case k = make_case(&c, lengths, 5, 6, 2, 24, 1.5);
+  Case k = make_case(c, lengths, 5, 6, 2, 24, 1.5);
+  k.full = full;
   size_t n = (size_t)k.tokens * k.heads;
-  double *out = NEW(&c.arena, double, n *k.dim), *lse = NEW(&c.arena, double, n);
+  double *out = NEW(&c->arena, double, n *k.dim), *lse = NEW(&c->arena, double, n);
   reference(&k, out, lse);
   Attention op = {.sequences = sequences_of(&k),
                   .qkv = k.qkv32,
@@ -309,13 +398,22 @@ static void the_baseline_computes_the_same(void **state) {
                   .lse = k.lse,
                   .heads = k.heads,
                   .kv_heads = k.kv_heads,
-                  .head_dim = k.dim};
+                  .head_dim = k.dim,
+                  .full = full};
   const char *name = NULL;
   assert_true(k.backend->attention_baseline(k.backend, &op, 0, &name));
   assert_non_null(name);
-  check_close(&c, "out", k.out, out, n * k.dim, 2e-5);
-  check_close(&c, "lse", k.lse, lse, n, 2e-5);
+  check_close(c, "out", k.out, out, n * k.dim, 2e-5);
+  check_close(c, "lse", k.lse, lse, n, 2e-5);
   assert_false(k.backend->attention_baseline(k.backend, &op, 1, &name));
+}
+
+static void the_baseline_computes_the_same(void **state) {
+  (void)state;
+  Check c;
+  check_begin(&c, "attention baseline");
+  check_baseline(&c, false);
+  check_baseline(&c, true);
   check_end(&c);
 }
 
@@ -443,6 +541,9 @@ int main(void) {
       cmocka_unit_test(prefixes_of_every_length_match_at_the_edges_of_the_blocks),
       cmocka_unit_test(a_frozen_prefix_gets_no_gradient),
       cmocka_unit_test(an_empty_batch_leaves_the_prefix_gradient),
+      cmocka_unit_test(branches_see_what_they_share_and_themselves),
+      cmocka_unit_test(long_branches_match_at_the_edges_of_the_blocks),
+      cmocka_unit_test(full_attention_sees_the_whole_sequence),
       cmocka_unit_test(large_scores_give_no_nan),
       cmocka_unit_test(no_token_sees_a_later_one_or_another_sequence),
       cmocka_unit_test(threads_change_no_bit),
