@@ -71,7 +71,7 @@ static void add_reward_buffers(Sum *sum, const DecoderConfig *config, int tokens
 
 /* The largest operation of all passes counts. */
 static void add_scratch(Sum *sum, const DecoderConfig *c, int tokens, int rows, int sampled, bool trains) {
-  int longest = sum->sequence > sum->rated ? sum->sequence : sum->rated;
+  int longest = BRANCHED_LENGTHS * (sum->sequence > sum->rated ? sum->sequence : sum->rated);
   PassShape shape = {.tokens = tokens,
                      .rows = rows,
                      .sampled_rows = sampled,
@@ -83,7 +83,7 @@ static void add_scratch(Sum *sum, const DecoderConfig *c, int tokens, int rows, 
                      .vocab = c->vocab,
                      .head_dim = c->head_dim,
                      .kv_heads = c->kv_heads,
-                     .max_len = longest,
+                     .max_len = longest < tokens ? longest : tokens,
                      .prefix_len = c->prefix_tokens,
                      .trains = trains,
                      .trains_matrices = trains && !decoder_adapted(c),

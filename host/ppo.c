@@ -121,16 +121,19 @@ static int own_samples(const PpoSample *samples, const int *order, int count, in
   return mine;
 }
 
-/* Packs samples order[0..count-1]; the batch's rows are their reply tokens in that order. */
+/* Packs samples order[0..count-1]; the batch's rows are their reply tokens in that order. Neighbours with one
+ * prompt share its computation but for the last token, whose row predicts the reply's first. */
 static void fill_batch(Ppo *ppo, const PpoSample *samples, const int *order, int count, Arena *scratch) {
   batch_clear(&ppo->batch);
   for (int i = 0; i < count; i++) {
     const PpoSample *sample = &samples[order[i]];
+    bool same_post = i > 0 && sample->prompt == samples[order[i - 1]].prompt;
     int length = sample_length(sample);
     int32_t *tokens = NEW(scratch, int32_t, length);
     memcpy(tokens, sample->prompt, sizeof *tokens * (size_t)sample->prompt_length);
     memcpy(tokens + sample->prompt_length, sample->reply, sizeof *tokens * (size_t)sample->reply_length);
-    batch_add(&ppo->batch, tokens, length, sample->prompt_length);
+    batch_branch(&ppo->batch, tokens, length, sample->prompt_length,
+                 same_post ? sample->prompt_length - 1 : 0);
   }
   batch_upload(&ppo->batch);
 }
@@ -414,14 +417,21 @@ static Status read_updates(Ppo *ppo, double tokens, PpoStep *out, Arena *scratch
   return OK;
 }
 
-static void shuffle(int *order, int count, RandomKey key, int epoch) {
-  for (int i = 0; i < count; i++) order[i] = i;
-  for (int i = count - 1; i > 0; i--) {
-    int j = (int)random_below(key, (uint32_t)epoch, (uint32_t)i, (uint32_t)i + 1);
-    int swap = order[i];
-    order[i] = order[j];
-    order[j] = swap;
+/* Posts in a random order, the samples of each together: in a minibatch they share its computation. */
+static void shuffle(const PpoSample *samples, int *order, int count, RandomKey key, int epoch,
+                    Arena *scratch) {
+  int *first = NEW(scratch, int, count + 1), *post = NEW(scratch, int, count), posts = 0, at = 0;
+  for (int i = 0; i < count; i++)
+    if (i == 0 || samples[i].prompt != samples[i - 1].prompt) first[posts++] = i;
+  first[posts] = count;
+  for (int i = 0; i < posts; i++) post[i] = i;
+  for (int i = posts - 1; i > 0; i--) {
+    int j = (int)random_below(key, (uint32_t)epoch, (uint32_t)i, (uint32_t)i + 1), swap = post[i];
+    post[i] = post[j];
+    post[j] = swap;
   }
+  for (int i = 0; i < posts; i++)
+    for (int sample = first[post[i]]; sample < first[post[i] + 1]; sample++) order[at++] = sample;
 }
 
 /* beta <- beta (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon) (Ziegler et al. 2019) */
@@ -444,7 +454,7 @@ static Status update(Ppo *ppo, const PpoSample *samples, int count, double lr, R
   TRY(advantages(ppo, samples, count, &host, scratch));
   describe(&host, count, out);
   for (int epoch = 0; epoch < ppo->settings->epochs; epoch++) {
-    shuffle(order, count, key, epoch);
+    shuffle(samples, order, count, key, epoch, scratch);
     for (int first = 0; first < count; first += ppo->settings->minibatch) {
       int n = count - first < ppo->settings->minibatch ? count - first : ppo->settings->minibatch;
       int whole_rows = 0;

@@ -7,7 +7,7 @@
 #include "experiment.h"
 #include "models/model.h"
 
-/* One sample to learn from. */
+/* One sample to learn from. Samples of a post lie together and have the same prompt, by its address. */
 typedef struct PpoSample {
   const int32_t *prompt, *reply;
   int prompt_length, reply_length;
@@ -39,7 +39,7 @@ typedef struct Ppo {
   Learner policy;
   Learner reference; /* frozen, no gradients */
   Learner critic;    /* only with critic: reward */
-  Batch batch; /* this rank's part of a minibatch */
+  Batch batch;       /* this rank's part of a minibatch */
   PpoTensors device;
   void *memory; /* of device */
   int max_samples, max_reply;
@@ -70,9 +70,9 @@ Status ppo_open(Arena *arena, Ppo *ppo, const Experiment *experiment, Backend *b
 void ppo_close(Ppo *ppo);
 /* The trained models, for the state file; returns how many. */
 int ppo_models(Ppo *ppo, Model *models[2]);
-/* Learns from count samples (at least one); key shuffles the minibatches. With several ranks all call it with the
- * same samples: each passes a part of every minibatch through the models; advantages, which are cheap and whitened
- * over all tokens, are computed by each. */
+/* Learns from count samples (at least one); key shuffles the minibatches. With several ranks all call it with
+ * the same samples: each passes a part of every minibatch through the models; advantages, which are cheap and
+ * whitened over all tokens, are computed by each. */
 Status ppo_update(Ppo *ppo, const PpoSample *samples, int count, double lr, RandomKey key,
                   PpoStep *out) CHECKED;
 

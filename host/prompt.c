@@ -50,13 +50,13 @@ int reply_encode(const PromptCodec *codec, const char *reply, int32_t *out) {
 }
 
 int reward_encode(const PromptCodec *codec, RewardInput input, const char *post, const char *reply,
-                  int32_t *out) {
+                  int32_t *out, int *shared) {
   int count;
   if (input == INPUT_POST_REPLY) {
-    count = prompt_encode(codec, post, out);
+    *shared = count = prompt_encode(codec, post, out);
     count += encode_cut(codec, reply, out + count, codec->max_reply_tokens);
   } else {
-    count = codec->start_count;
+    *shared = count = codec->start_count;
     memcpy(out, codec->instruction, sizeof *out * (size_t)count);
     count += encode_cut(codec, reply, out + count, codec->max_reply_tokens);
     out[count++] = tokenizer_sep(codec->tokenizer);

@@ -27,9 +27,10 @@ int prompt_encode(const PromptCodec *codec, const char *post, int32_t *out);
  * stop there. Returns the count. */
 int reply_encode(const PromptCodec *codec, const char *reply, int32_t *out);
 /* The reward model's input: post <sep> reply <eos> with the instruction, or reply <sep> post <eos>. Always
- * ends in <eos>, whose row is scored; begins with the start tokens. out has room for sequence_max. */
+ * ends in <eos>, whose row is scored; begins with the start tokens. out has room for sequence_max. *shared:
+ * how many of the first tokens are the same for every reply to the post. */
 int reward_encode(const PromptCodec *codec, RewardInput input, const char *post, const char *reply,
-                  int32_t *out);
+                  int32_t *out, int *shared);
 
 /* What generate needs beside a model: folder/prompt.json and a copy of the tokenizer. */
 Status prompt_save(const PromptCodec *codec, const SamplingSettings *sampling, const char *folder) CHECKED;

@@ -1,5 +1,7 @@
 #include "reward_model.h"
 
+#include <string.h>
+
 #include "base/comm.h"
 
 enum { MOST_TOKENS = 8192 }; /* of one forward pass */
@@ -72,7 +74,7 @@ void reward_model_free(RewardModel *reward) {
 static Status score_batch(RewardModel *reward, Scored *texts, Arena *scratch) {
   Model *model = &reward->model;
   Backend *backend = model->parameters.backend;
-  int count = reward->batch.sequences;
+  int count = reward->batch.texts;
   batch_upload(&reward->batch);
   DecoderInput input = batch_input(&reward->batch);
   decoder_forward(&model->decoder, &reward->activations, &input);
@@ -92,16 +94,17 @@ static Status score_batch(RewardModel *reward, Scored *texts, Arena *scratch) {
 
 static Status score_all(RewardModel *reward, Scored *texts, int count, Arena *scratch) {
   int32_t *tokens = NEW(scratch, int32_t, sequence_max(&reward->codec));
-  int first = 0;
+  int first = 0, shared;
   batch_clear(&reward->batch);
   for (int i = 0; i < count; i++) {
-    int length = reward_encode(&reward->codec, reward->input, texts[i].post, texts[i].reply, tokens);
+    int length = reward_encode(&reward->codec, reward->input, texts[i].post, texts[i].reply, tokens, &shared);
     if (!batch_fits(&reward->batch, length)) {
       TRY(score_batch(reward, texts + first, scratch));
       batch_clear(&reward->batch);
       first = i;
     }
-    batch_add_scored(&reward->batch, tokens, length);
+    bool same_post = i > first && strcmp(texts[i].post, texts[i - 1].post) == 0;
+    batch_branch_scored(&reward->batch, tokens, length, same_post ? shared : 0);
   }
   return first < count ? score_batch(reward, texts + first, scratch) : OK;
 }

@@ -41,6 +41,7 @@ Status share_allocate(Arena *arena, BatchShare *share, Batch *whole, int unit, i
   int groups = whole->max_sequences / unit + 1;
   *share = (BatchShare){.whole = whole, .mine = whole, .unit = unit, .group = NEW(arena, int, groups)};
   if (comm.size == 1) return OK;
+  whole->apart = true;
   share->mine = &share->part;
   int tokens = share_most(whole->max_tokens, longest, comm.size);
   return batch_allocate(arena, &share->part, whole->backend, tokens, whole->max_sequences);
@@ -50,24 +51,22 @@ void share_free(BatchShare *share) {
   if (share->part.backend) batch_free(&share->part);
 }
 
-/* Adds sequence s of whole, with the rows from *row on that are its own. */
-static void take_sequence(Batch *part, const Batch *whole, int s, int *row, bool mine) {
-  int begin = whole->host.cu_seqlens[s], end = whole->host.cu_seqlens[s + 1];
-  int offset = part->tokens - begin;
+/* Adds text s of whole, which is a sequence there, with the rows from *row on that are its own. */
+static void take_text(Batch *part, const Batch *whole, int s, int *row, bool mine) {
+  int begin = whole->host.cu_seqlens[s], end = whole->host.cu_seqlens[s + 1], from = part->tokens, offset = 0;
+  if (mine)
+    offset = batch_place(part, whole->host.tokens + begin, end - begin, whole->text_shared[s]) - begin;
+  for (int t = from; mine && t < part->tokens; t++) part->host.ids[t] = whole->host.ids[t - offset];
   for (; *row < whole->rows && whole->host.rows[*row] < end; ++*row) {
     if (!mine) continue;
     part->host.rows[part->rows] = whole->host.rows[*row] + offset;
     part->host.targets[part->rows++] = whole->host.targets[*row];
   }
-  if (!mine) return;
-  int first = part->tokens;
-  batch_add(part, whole->host.tokens + begin, end - begin, end - begin);
-  memcpy(part->host.ids + first, whole->host.ids + begin, sizeof(int32_t) * (size_t)(end - begin));
 }
 
 void share_deal(BatchShare *share) {
   const Batch *whole = share->whole;
-  int groups = whole->sequences / share->unit, row = 0;
+  int groups = whole->texts / share->unit, row = 0;
   share->groups = 0;
   if (comm.size == 1) {
     for (int g = 0; g < groups; g++) share->group[share->groups++] = g;
@@ -82,7 +81,7 @@ void share_deal(BatchShare *share) {
   for (int g = 0; g < groups; g++) {
     bool mine = owner[g] == comm.rank;
     if (mine) share->group[share->groups++] = g;
-    for (int s = 0; s < share->unit; s++) take_sequence(&share->part, whole, g * share->unit + s, &row, mine);
+    for (int s = 0; s < share->unit; s++) take_text(&share->part, whole, g * share->unit + s, &row, mine);
   }
   arena_free(&scratch);
 }

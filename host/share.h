@@ -1,5 +1,5 @@
 /* A batch dealt to the ranks of a job (base/comm.h): every rank fills the same whole batch and computes its
- * own sequences of it, chosen by packed tokens so that the ranks finish together. Weights of losses stay
+ * own texts of it, chosen by packed tokens so that the ranks finish together. Weights of losses stay
  * those of the whole batch. */
 #ifndef POPALM_SHARE_H
 #define POPALM_SHARE_H
@@ -17,8 +17,8 @@ typedef struct BatchShare {
   Batch *whole;
   Batch part;  /* this rank's sequences; unused when there is one rank */
   Batch *mine; /* what this rank computes: part, or with one rank whole itself */
-  int unit;    /* sequences that stay together: 2 for pairs */
-  int *group;  /* [groups] which groups of `unit` sequences of the whole are this rank's, ascending */
+  int unit;    /* texts that stay together: 2 for pairs; only they may share tokens */
+  int *group;  /* [groups] which groups of `unit` texts of the whole are this rank's, ascending */
   int groups;
 } BatchShare;
 

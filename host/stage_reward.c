@@ -160,8 +160,9 @@ static Status fill_batch(PairTask *task, float *margin) {
     bool k_first = settings->orient == ORIENT_LIKES && pair.like_k > pair.like_j;
     const char *reply[] = {k_first ? pair.reply_k : pair.reply_j, k_first ? pair.reply_j : pair.reply_k};
     for (int j = 0; j < 2; j++) {
-      int length = reward_encode(&task->reward.codec, settings->input, pair.post, reply[j], tokens);
-      batch_add_scored(&task->batch, tokens, length);
+      int shared,
+          length = reward_encode(&task->reward.codec, settings->input, pair.post, reply[j], tokens, &shared);
+      batch_branch_scored(&task->batch, tokens, length, j == 0 ? 0 : shared);
     }
     margin[i] = (float)(settings->margin * log(like_ratio(&pair)));
   }
@@ -172,7 +173,7 @@ static Status fill_batch(PairTask *task, float *margin) {
 /* Loss and accuracy over the whole batch. */
 static Status read_batch(PairTask *task, double *loss, double *accuracy) {
   Backend *backend = task->context->backend;
-  int pairs = task->share.groups, all = task->batch.sequences / 2;
+  int pairs = task->share.groups, all = task->batch.texts / 2;
   Arena scratch = {0};
   float *host = NEW(&scratch, float, 3 * pairs);
   Status status = backend->download(backend, host, task->device_reward, sizeof(float) * 2 * (size_t)pairs);
@@ -214,7 +215,7 @@ static Status train_batch(PairTask *task, float *margin, double lr, double *loss
                                               .bias = parameters_weight(parameters, model->reward_bias),
                                               .margin = task->device_margin,
                                               .smoothing = (float)settings->smoothing,
-                                              .scale = 1.0f / (float)(task->batch.sequences / 2),
+                                              .scale = 1.0f / (float)(task->batch.texts / 2),
                                               .reward = task->device_reward,
                                               .loss = task->device_loss,
                                               .dhidden = task->rows.dnormed,

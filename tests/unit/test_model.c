@@ -134,6 +134,54 @@ static void a_sequence_does_not_depend_on_its_neighbours(void **state) {
   }
 }
 
+/* Three posts with 4, 1 and 2 replies each. branches: the replies to a post share it. Rows are those of the
+ * replies. */
+static void fill_replies(Batch *batch, bool branches) {
+  static const int posts[] = {9, 4, 6}, replies[] = {4, 1, 2};
+  batch_clear(batch);
+  for (uint32_t p = 0; p < 3; p++)
+    for (int r = 0; r < replies[p]; r++) {
+      int32_t tokens[32];
+      int count = posts[p] + 1 + 2 * r;
+      for (int t = 0; t < count; t++) {
+        uint32_t part = t < posts[p] ? p : 100 * p + 10 + (uint32_t)r;
+        tokens[t] = (int32_t)random_below((RandomKey){8, RANDOM_TEST, 0}, part, (uint32_t)t, VOCAB);
+      }
+      batch_branch(batch, tokens, count, posts[p], branches && r ? posts[p] - 1 : 0);
+    }
+  batch_upload(batch);
+}
+
+static void replies_that_share_a_post_give_what_they_give_apart(void **state) {
+  (void)state;
+  for (Form form = 0; form < FORMS; form++) {
+    Fixture f;
+    float *grads[2], logprob[2][PASS_TOKENS];
+    int rows[2], tokens[2];
+    size_t count = 0;
+    open_fixture(&f, form);
+    for (int i = 0; i < 2; i++) {
+      fill_replies(&f.pass.batch, i);
+      pass_forward(&f.pass, &f.model);
+      pass_backward(&f.pass, &f.model);
+      rows[i] = f.pass.batch.rows, tokens[i] = f.pass.batch.tokens;
+      count = f.model.parameters.total;
+      grads[i] = memcpy(NEW(&f.arena, float, count), f.model.parameters.grads, count * sizeof(float));
+      memcpy(logprob[i], f.pass.logprob, sizeof logprob[i]);
+    }
+    assert_int_equal(rows[0], rows[1]);
+    assert_int_equal(tokens[0] - tokens[1], 3 * 8 + 5);
+    for (int r = 0; r < rows[0]; r++) assert_float_equal(logprob[0][r], logprob[1][r], 1e-5);
+    double off = 0, norm = 0;
+    for (size_t i = 0; i < count; i++) {
+      off += pow((double)grads[0][i] - (double)grads[1][i], 2);
+      norm += pow((double)grads[0][i], 2);
+    }
+    assert_true(off <= 1e-10 * norm);
+    close_fixture(&f);
+  }
+}
+
 /* Decoding token by token with a cache gives the logits of a full forward pass. */
 static void decode_equals_forward(void **state) {
   (void)state;
@@ -191,6 +239,7 @@ int main(void) {
       cmocka_unit_test(qwen3_gradient_matches_finite_differences),
       cmocka_unit_test(recomputed_activations_give_the_same_gradients),
       cmocka_unit_test(a_sequence_does_not_depend_on_its_neighbours),
+      cmocka_unit_test(replies_that_share_a_post_give_what_they_give_apart),
       cmocka_unit_test(decode_equals_forward),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,56 +80,75 @@ static void contiguous_parts_cover_everything(void **state) {
   comm = alone;
 }
 
-/* Every rank's part of a batch together is the batch: sequences in pairs, their rows, targets and ids. */
+/* Text i of a part, of `length` tokens: the row of token t. */
+static int row_of(const Batch *part, const int *first, int i, int shared, int t) {
+  return t < shared ? first[i - 1] + t : first[i] + t - shared;
+}
+
+/* Every rank's part of a batch together is the batch: texts in pairs, their rows, targets and ids. The second
+ * text of a pair may begin as the first does, and shares these tokens then. */
 static void parts_of_a_batch_make_the_batch(void **state) {
   (void)state;
-  enum { RANKS = 3, TOKENS = 512, SEQUENCES = 24 };
+  enum { RANKS = 3, TOKENS = 512, TEXTS = 24 };
   Arena arena = {0};
   Backend *backend = NULL;
   Comm alone = comm;
+  int shared_texts = 0;
   assert_int_equal(cpu_backend_open(0, &backend), OK);
   for (uint32_t round = 0; round < 40; round++) {
     Batch whole;
+    BatchShare share;
     int32_t tokens[20];
-    bool seen[SEQUENCES] = {false};
+    int shared[TEXTS] = {0};
+    bool seen[TEXTS] = {false};
     int unit = 1 + (int)below(round, 0, 2), rows = 0, taken = 0;
     comm = (Comm){.size = RANKS};
-    assert_int_equal(batch_allocate(&arena, &whole, backend, TOKENS, SEQUENCES), OK);
-    batch_clear(&whole);
-    for (int s = 0; s < SEQUENCES; s++) {
-      int length = 1 + (int)below(round, 1 + (uint32_t)s, 20);
-      for (int t = 0; t < length; t++) tokens[t] = 100 * s + t;
-      batch_add(&whole, tokens, length, 1 + (int)below(round, 50 + (uint32_t)s, (uint32_t)length));
-    }
+    assert_int_equal(batch_allocate(&arena, &whole, backend, TOKENS, TEXTS), OK);
     for (comm.rank = 0; comm.rank < RANKS; comm.rank++) {
-      BatchShare share;
       assert_int_equal(share_allocate(&arena, &share, &whole, unit, 20 * unit), OK);
+      batch_clear(&whole);
+      for (int s = 0; s < TEXTS; s++) {
+        int length = 1 + (int)below(round, 1 + (uint32_t)s, 20),
+            before = s ? whole.host.cu_seqlens[s - 1] : 0;
+        if (unit == 2 && s % 2)
+          shared[s] = (int)below(
+              round, 90, 1 + (uint32_t)(length < whole.tokens - before ? length : whole.tokens - before));
+        for (int t = shared[s]; t < length; t++) tokens[t] = 100 * s + t;
+        int target = 1 + shared[s] + (int)below(round, 50 + (uint32_t)s, (uint32_t)(length - shared[s]) + 1);
+        batch_branch(&whole, tokens, length, target < length ? target : length, shared[s]);
+      }
+      assert_int_equal(whole.sequences, TEXTS);
       share_deal(&share);
       const Batch *mine = share.mine;
+      int first[TEXTS + 1] = {0};
       assert_true(mine->tokens <= mine->max_tokens);
-      assert_int_equal(mine->sequences, share.groups * unit);
-      for (int i = 0; i < mine->sequences; i++) {
+      assert_int_equal(mine->texts, share.groups * unit);
+      for (int i = 0; i < mine->texts; i++) {
         int s = share.group[i / unit] * unit + i % unit;
         int begin = whole.host.cu_seqlens[s], length = whole.host.cu_seqlens[s + 1] - begin;
-        int own = mine->host.cu_seqlens[i];
         assert_false(seen[s]);
         seen[s] = true;
-        assert_int_equal(mine->host.cu_seqlens[i + 1] - own, length);
-        size_t bytes = sizeof(int32_t) * (size_t)length;
-        assert_memory_equal(mine->host.tokens + own, whole.host.tokens + begin, bytes);
-        assert_memory_equal(mine->host.positions + own, whole.host.positions + begin, bytes);
-        assert_memory_equal(mine->host.ids + own, whole.host.ids + begin, bytes);
+        first[i + 1] = first[i] + length - shared[s];
+        for (int t = 0; t < length; t++) {
+          int row = row_of(mine, first, i, shared[s], t);
+          assert_int_equal(mine->host.tokens[row], whole.host.tokens[begin + t]);
+          assert_int_equal(mine->host.positions[row], t);
+          if (t >= shared[s]) assert_int_equal(mine->host.ids[row], whole.host.ids[begin + t]);
+        }
+        shared_texts += shared[s] > 0;
       }
+      assert_int_equal(mine->tokens, first[mine->texts]);
       for (int i = 0; i < mine->rows; i++) /* a row predicts the token after it */
         assert_int_equal(mine->host.targets[i], mine->host.tokens[mine->host.rows[i] + 1]);
       rows += mine->rows;
-      taken += mine->sequences;
+      taken += mine->texts;
       share_free(&share);
     }
-    assert_int_equal(taken, SEQUENCES);
+    assert_int_equal(taken, TEXTS);
     assert_int_equal(rows, whole.rows);
     batch_free(&whole);
   }
+  assert_true(shared_texts > 20);
   comm = alone;
   backend->close(backend);
   arena_free(&arena);
