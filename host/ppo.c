@@ -256,7 +256,10 @@ static Status advantages(Ppo *ppo, const PpoSample *samples, int count, HostTens
   }
   backend->upload(backend, d->cu_seqlens, host->cu_seqlens, sizeof(int32_t) * ((size_t)count + 1));
   backend->upload(backend, d->score, score, sizeof(float) * (size_t)count);
-  backend->ppo_advantage(backend, &(PpoAdvantage){.replies = {d->cu_seqlens, count, host->tokens, max_len},
+  backend->ppo_advantage(backend, &(PpoAdvantage){.replies = {.cu_seqlens = d->cu_seqlens,
+                                                              .count = count,
+                                                              .tokens = host->tokens,
+                                                              .max_len = max_len},
                                                   .logprob = d->logprob,
                                                   .ref_logprob = d->ref_logprob,
                                                   .value = d->value,

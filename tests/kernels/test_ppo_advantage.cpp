@@ -45,8 +45,9 @@ struct Replies {
 
   PpoAdvantage op() const {
     PpoAdvantage op = {};
-    op.replies = {cu_seqlens.get(), static_cast<int>(lengths.size()), starts.back(),
-                  lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end())};
+    op.replies = {cu_seqlens.get(), static_cast<int>(lengths.size()),
+                  starts.back(),    lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end()),
+                  nullptr,          nullptr};
     op.logprob = logprob.get(), op.ref_logprob = ref_logprob.get(), op.value = value.get();
     op.score = score.get();
     op.kl_kind = settings.kl_kind, op.kl_coef = settings.kl_coef;

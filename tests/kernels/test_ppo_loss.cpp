@@ -201,7 +201,7 @@ static void the_counter_returns_to_rest(void **) {
   DeviceArray<int32_t> starts(std::vector<int32_t>{0, 700, 2000});
   DeviceArray<float> score(std::vector<float>{1, 2}), advantage(2000), returns(2000);
   PpoAdvantage op = {};
-  op.replies = {starts.get(), 2, 2000, 1300};
+  op.replies = {starts.get(), 2, 2000, 1300, nullptr, nullptr};
   op.logprob = c.logprob.get(), op.ref_logprob = c.old_logprob.get(), op.value = c.value.get();
   op.score = score.get(), op.gamma = op.lambda = 1, op.whiten = true;
   op.advantage = advantage.get(), op.returns = returns.get();

@@ -472,14 +472,15 @@ static Decode make_decode(Check *c, int heads, int kv_heads, int dim) {
     for (int i = 0; i < length[r]; i++) at[i] = slot[r] * MAX_REPLY + i;
     store.qkv = all + from * row, store.cache = reply_cache, store.rows = length[r], store.row = at;
     b->kv_store(b, &store);
-    b->attention(b, &(Attention){.sequences = {seq, 1, seq[1], seq[1]},
-                                 .qkv = all,
-                                 .prefix = prefix,
-                                 .prefix_len = prefix_len,
-                                 .out = out,
-                                 .heads = heads,
-                                 .kv_heads = kv_heads,
-                                 .head_dim = dim});
+    b->attention(
+        b, &(Attention){.sequences = {.cu_seqlens = seq, .count = 1, .tokens = seq[1], .max_len = seq[1]},
+                        .qkv = all,
+                        .prefix = prefix,
+                        .prefix_len = prefix_len,
+                        .out = out,
+                        .heads = heads,
+                        .kv_heads = kv_heads,
+                        .head_dim = dim});
     memcpy(d.full + (size_t)r * heads * dim, out + (n - 1) * heads * dim, (size_t)heads * dim * sizeof *out);
   }
   d.op = (AttentionDecode){qkv,

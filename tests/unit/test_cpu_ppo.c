@@ -14,7 +14,7 @@ static Advantage make_advantage(Check *c, int count, int longest, double scale) 
   size_t n = (size_t)cu[count];
   a.logprob = check_doubles(c, n, scale), a.ref = check_doubles(c, n, scale);
   a.value = check_doubles(c, n, 1), a.score = check_doubles(c, (size_t)count, 3);
-  a.op = (PpoAdvantage){.replies = {cu, count, (int)n, longest},
+  a.op = (PpoAdvantage){.replies = {.cu_seqlens = cu, .count = count, .tokens = (int)n, .max_len = longest},
                         .logprob = check_floats(c, a.logprob, n),
                         .ref_logprob = check_floats(c, a.ref, n),
                         .value = check_floats(c, a.value, n),
@@ -111,7 +111,7 @@ static void one_token_is_whitened_to_zero(void **state) {
   for (int i = 0; i < ADVANTAGE_STATS; i++) assert_true(a.op.stats[i] == 0);
   int32_t cu[] = {0, 1};
   float logprob = -1, ref = -1.5f, value = 0.25f, score = 2, advantage, returns;
-  a.op.replies = (Sequences){cu, 1, 1, 1};
+  a.op.replies = (Sequences){.cu_seqlens = cu, .count = 1, .tokens = 1, .max_len = 1};
   a.op.logprob = &logprob, a.op.ref_logprob = &ref, a.op.value = &value, a.op.score = &score;
   a.op.advantage = &advantage, a.op.returns = &returns, a.op.whiten = true;
   run_advantage(&a);

@@ -80,8 +80,8 @@ static void contiguous_parts_cover_everything(void **state) {
   comm = alone;
 }
 
-/* Text i of a part, of `length` tokens: the row of token t. */
-static int row_of(const Batch *part, const int *first, int i, int shared, int t) {
+/* The row of token t of a part's text i, whose own tokens begin at first[i]. */
+static int row_of(const int *first, int i, int shared, int t) {
   return t < shared ? first[i - 1] + t : first[i] + t - shared;
 }
 
@@ -108,14 +108,13 @@ static void parts_of_a_batch_make_the_batch(void **state) {
       assert_int_equal(share_allocate(&arena, &share, &whole, unit, 20 * unit), OK);
       batch_clear(&whole);
       for (int s = 0; s < TEXTS; s++) {
-        int length = 1 + (int)below(round, 1 + (uint32_t)s, 20),
-            before = s ? whole.host.cu_seqlens[s - 1] : 0;
+        int length = 10 + (int)below(round, 1 + (uint32_t)s, 11);
+        int before = s ? whole.tokens - whole.host.cu_seqlens[s - 1] : 0;
         if (unit == 2 && s % 2)
-          shared[s] = (int)below(
-              round, 90, 1 + (uint32_t)(length < whole.tokens - before ? length : whole.tokens - before));
+          shared[s] = (int)below(round, 90, (uint32_t)(length < before ? length : before));
         for (int t = shared[s]; t < length; t++) tokens[t] = 100 * s + t;
-        int target = 1 + shared[s] + (int)below(round, 50 + (uint32_t)s, (uint32_t)(length - shared[s]) + 1);
-        batch_branch(&whole, tokens, length, target < length ? target : length, shared[s]);
+        int target = 1 + shared[s] + (int)below(round, 50 + (uint32_t)s, (uint32_t)(length - shared[s]));
+        batch_branch(&whole, tokens, length, target, shared[s]);
       }
       assert_int_equal(whole.sequences, TEXTS);
       share_deal(&share);
@@ -130,7 +129,7 @@ static void parts_of_a_batch_make_the_batch(void **state) {
         seen[s] = true;
         first[i + 1] = first[i] + length - shared[s];
         for (int t = 0; t < length; t++) {
-          int row = row_of(mine, first, i, shared[s], t);
+          int row = row_of(first, i, shared[s], t);
           assert_int_equal(mine->host.tokens[row], whole.host.tokens[begin + t]);
           assert_int_equal(mine->host.positions[row], t);
           if (t >= shared[s]) assert_int_equal(mine->host.ids[row], whole.host.ids[begin + t]);
