@@ -17,7 +17,7 @@ typedef struct Sum {
   const MemoryQuestion *question;
   DType storage;
   int prompt, sequence, reply; /* tokens of the longest of each */
-  int rated;                   /* of the longest sequence that the reward model reads */
+  int rated, rated_prompt;     /* of the longest sequence that the reward model reads, and its post's part */
   MemoryNeed need;
 } Sum;
 
@@ -28,8 +28,8 @@ static Sum begin(const MemoryQuestion *question) {
              .prompt = question->prompt_start + data->max_post_tokens + 1,
              .reply = data->max_reply_tokens};
   sum.sequence = sum.prompt + sum.reply + 1;
-  sum.rated = question->reward_start + reward_post_tokens(question->experiment) +
-              reward_reply_tokens(question->experiment) + 2;
+  sum.rated_prompt = question->reward_start + reward_post_tokens(question->experiment) + 1;
+  sum.rated = sum.rated_prompt + reward_reply_tokens(question->experiment) + 1;
   return sum;
 }
 
@@ -126,8 +126,9 @@ MemoryNeed memory_sft(const MemoryQuestion *question) {
 MemoryNeed memory_reward(const MemoryQuestion *question) {
   Sum sum = begin(question);
   const DecoderConfig *config = question->reward;
-  int pairs = question->experiment->reward.pairs_per_batch, tokens = 2 * pairs * sum.rated;
-  int own = share_most(tokens, 2 * sum.rated, comm.size);
+  const RewardSettings *settings = &question->experiment->reward;
+  int pair = reward_pair_tokens(settings->input, sum.rated_prompt, sum.rated);
+  int pairs = settings->pairs_per_batch, tokens = pairs * pair, own = share_most(tokens, pair, comm.size);
   add_model(&sum, config, (ModelParts){.reward_head = true}, true, false);
   add_pass(&sum, config, own, 2 * pairs, training_activations(question->experiment));
   add_shared_batch(&sum, tokens, own, 2 * pairs);

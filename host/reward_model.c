@@ -12,6 +12,11 @@ int reward_model_tokens(int texts, int sequence) {
   return all > sequence ? (int)all : sequence;
 }
 
+int reward_pair_tokens(RewardInput input, int prompt, int sequence) {
+  bool shared = input == INPUT_POST_REPLY && comm.size == 1;
+  return 2 * sequence - (shared ? prompt : 0);
+}
+
 static int sequences_of(int max_tokens) { return max_tokens / 4 + 1; }
 
 size_t reward_model_bytes(const DecoderConfig *config, DType storage, int max_tokens) {

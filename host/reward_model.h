@@ -39,6 +39,10 @@ Status reward_model_score(RewardModel *reward, Scored *texts, int count) CHECKED
 /* Tokens of one forward pass over so many texts, of which none is longer than sequence. */
 int reward_model_tokens(int texts, int sequence);
 
+/* Tokens that a pair takes at most in a training batch; a post before its replies counts once, unless the batch is
+ * dealt to ranks. prompt, sequence: the longest ones. */
+int reward_pair_tokens(RewardInput input, int prompt, int sequence);
+
 /* Device bytes of the buffers for passes of max_tokens. */
 size_t reward_model_bytes(const DecoderConfig *config, DType storage, int max_tokens);
 /* The pieces, for the stage that trains it: `model` is the trained one; buffers are made for max_tokens. */

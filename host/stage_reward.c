@@ -123,9 +123,12 @@ static Status open_model(PairTask *task) {
   Backend *backend = context->backend;
   Model *model = &task->reward.model;
   TRY(start_model(task));
-  int pairs = experiment->reward.pairs_per_batch, max_tokens = 2 * pairs * sequence_max(&task->reward.codec);
+  const PromptCodec *codec = &task->reward.codec;
+  int pairs = experiment->reward.pairs_per_batch;
+  int pair = reward_pair_tokens(experiment->reward.input, prompt_max(codec), sequence_max(codec));
+  int max_tokens = pairs * pair;
   TRY(batch_allocate(context->arena, &task->batch, backend, max_tokens, 2 * pairs));
-  TRY(share_allocate(context->arena, &task->share, &task->batch, 2, 2 * sequence_max(&task->reward.codec)));
+  TRY(share_allocate(context->arena, &task->share, &task->batch, 2, pair));
   max_tokens = task->share.mine->max_tokens;
   TRY(activations_allocate(&task->activations, context->arena, &model->decoder.config, backend, max_tokens,
                            training_activations(experiment)));

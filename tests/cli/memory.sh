@@ -7,7 +7,7 @@ expect_status 0 version
 program=1
 grep -Eq 'address|thread' "$folder/out" && program=0
 
-# Texts are longer than what is taken of them, so that batches are full.
+# Texts are longer than what is taken of them, and no post has two samples, so that batches are full.
 cat >"$folder/middle.json" <<'JSON'
 {
   "name": "middle", "seed": 3, "device": "cpu",
@@ -16,7 +16,7 @@ cat >"$folder/middle.json" <<'JSON'
   "model": {"preset": "gpt2-6m"},
   "sft": {"epochs": 0.7, "tokens_per_batch": 1024},
   "reward": {"epochs": 0.2, "pairs_per_batch": 32},
-  "ppo": {"posts_per_step": 16, "samples_per_post": 4, "steps": 1, "minibatch": 32, "critic": "reward",
+  "ppo": {"posts_per_step": 32, "samples_per_post": 1, "steps": 1, "minibatch": 32, "critic": "reward",
           "sampling": {"temperature": 1, "top_p": 1}, "curriculum": null},
   "evaluate": {"posts": 6, "replies": [1, 6]}
 }
