@@ -168,6 +168,13 @@ static bool fits_shape(const cJSON *root, const Shape *shape) {
   return true;
 }
 
+static bool stands_twice(const cJSON *root, const char *key) {
+  const cJSON *item;
+  int times = 0;
+  cJSON_ArrayForEach(item, root) times += strcmp(item->string, key) == 0;
+  return times > 1;
+}
+
 static Status check_fields(const Line *line, const cJSON *root) {
   const Shape *shape = &shapes[line->dataset->kind], *other = &shapes[line->dataset->kind == DATASET_POSTS];
   Arena arena = {0};
@@ -182,6 +189,9 @@ static Status check_fields(const Line *line, const cJSON *root) {
               : arena_print(&arena, "%s; each line must be %s", nearest_present(&arena, root, field->key),
                             shape->example);
       status = bad_line(line, 0, arena_print(&arena, "key \"%s\" is missing%s", field->key, remedy));
+    } else if (stands_twice(root, field->key)) {
+      status = bad_line(line, key_offset(line, field->key),
+                        arena_print(&arena, "key \"%s\" stands twice; keep one of them", field->key));
     } else if (item && cJSON_IsArray(item) && !item->child && field->type == FIELD_TEXTS) {
       status =
           bad_line(line, key_offset(line, field->key),

@@ -99,6 +99,8 @@ static const Refusal refusals[] = {
     {DATASET_POSTS, GOOD_PAIR, ":1:1: key \"resp\" is missing; this is a file of pairs, give one of posts"},
     {DATASET_PAIRS, GOOD_POST, ":1:1: key \"text_j\" is missing; this is a file of posts, give one of pairs"},
     {DATASET_POSTS, "{\"weibo\": 5, \"resp\": [\"a\"]}", ":1:2: \"weibo\" must be a string"},
+    {DATASET_POSTS, "{\"weibo\": \"p\", \"resp\": [\"a\"], \"weibo\": \"q\"}",
+     ":1:2: key \"weibo\" stands twice; keep one of them"},
     {DATASET_POSTS, "{\"x\": {\"resp\": 1}, \"weibo\": \"加}\\\"油\", \"resp\": \"a\"}",
      ":1:38: \"resp\" must be a list"},
     {DATASET_POSTS, "{\"weibo\": \"p\", \"resp\": [\"a\", 1]}", ":1:16: \"resp\" must be a list"},
