@@ -1,6 +1,6 @@
 /* Attention as it is done without fusion, for `popalm bench` to compare with: for each sequence S = q K^T /
- * sqrt(d) of all heads by one batched cuBLAS product, stored in bf16, the causal softmax in place, then out =
- * P V by another. lse is not written. The products compute the masked half too.
+ * sqrt(d) of all heads by one batched cuBLAS product, stored in bf16, the softmax in place, then out =
+ * P V by another. lse is not written. The products compute the half that a causal mask hides, too.
  *
  * Heads with keys of their own are one batch; with grouped heads the query heads of one key-value head are.
  * Not part of any run: the library is opened at the first use and stays open until the program ends. */
@@ -53,11 +53,12 @@ const Cublas *open_cublas() {
   return library.handle ? &library : nullptr;
 }
 
-/* Row blockIdx.x of head blockIdx.y becomes its softmax over the keys 0 .. blockIdx.x, zeros behind. */
-__global__ void __launch_bounds__(threads) causal_softmax(bf16 *scores, int length, int ld) {
+/* Row blockIdx.x of head blockIdx.y becomes its softmax over the keys 0 .. blockIdx.x, zeros behind, or over
+ * all. */
+__global__ void __launch_bounds__(threads) score_softmax(bf16 *scores, int length, int ld, bool full) {
   size_t at = static_cast<size_t>(blockIdx.y) * static_cast<size_t>(length) + blockIdx.x;
   bf16 *row = scores + at * static_cast<size_t>(ld);
-  int seen = static_cast<int>(blockIdx.x) + 1, first = static_cast<int>(threadIdx.x);
+  int seen = full ? length : static_cast<int>(blockIdx.x) + 1, first = static_cast<int>(threadIdx.x);
   float top = -INFINITY, sum = 0.0f;
   for (int j = first; j < seen; j += threads) top = fmaxf(top, to_float(row[j]));
   top = block_max(top);
@@ -73,6 +74,7 @@ struct Heads {
   const bf16 *q, *k, *v;
   bf16 *out, *scores;
   int length, ld, count, key_step, dim, qkv_width, out_width;
+  bool full;
 };
 
 /* The library's matrices are column-major: a row-major [rows, columns] is its [columns, rows]. */
@@ -85,7 +87,8 @@ bool run_heads(Backend *backend, const Cublas *library, const Heads &h) {
                        h.scores, CUDA_R_16BF, h.ld, square, h.count, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
   if (scored != CUBLAS_STATUS_SUCCESS) return false;
   dim3 grid(static_cast<unsigned>(h.length), static_cast<unsigned>(h.count));
-  launch(cuda_state(backend), {"causal_softmax", grid, threads, 0}, causal_softmax, h.scores, h.length, h.ld);
+  launch(cuda_state(backend), {"score_softmax", grid, threads, 0}, score_softmax, h.scores, h.length, h.ld,
+         h.full);
   return library->product(library->handle, CUBLAS_OP_N, CUBLAS_OP_N, h.dim, h.length, h.length, &one, h.v,
                           CUDA_R_16BF, h.qkv_width, h.key_step, h.scores, CUDA_R_16BF, h.ld, square, &zero,
                           h.out, CUDA_R_16BF, h.out_width, h.dim, h.count, CUBLAS_COMPUTE_32F,
@@ -115,8 +118,19 @@ bool run_sequence(Backend *backend, const Cublas *library, const Attention &a, i
     int kv = h / group, left = group == 1 ? a.heads - h : (kv + 1) * group - h;
     int count = left < at_once ? left : at_once;
     const bf16 *k = row + (a.heads + kv) * d;
-    Heads heads = {row + h * d,          k,     k + a.kv_heads * d, out + h * d, scores, length,
-                   (length + 7) / 8 * 8, count, group == 1 ? d : 0, d,           width,  a.heads * d};
+    Heads heads = {row + h * d,
+                   k,
+                   k + a.kv_heads * d,
+                   out + h * d,
+                   scores,
+                   length,
+                   (length + 7) / 8 * 8,
+                   count,
+                   group == 1 ? d : 0,
+                   d,
+                   width,
+                   a.heads * d,
+                   a.full};
     if (!run_heads(backend, library, heads)) return false;
     h += count;
   }
@@ -127,7 +141,7 @@ bool run_sequence(Backend *backend, const Cublas *library, const Attention &a, i
 
 /* Waits for the device once, to read the lengths. */
 bool cuda_attention_unfused(Backend *backend, const Attention *a, const char **name) {
-  const Cublas *library = a->prefix_len == 0 ? open_cublas() : nullptr;
+  const Cublas *library = a->prefix_len == 0 && !a->sequences.branch ? open_cublas() : nullptr;
   if (!library) return false;
   *name = "cuBLAS, scores stored";
   std::vector<int32_t> cu(static_cast<size_t>(a->sequences.count) + 1);
