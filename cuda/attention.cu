@@ -1,13 +1,15 @@
-/* Causal attention over packed ragged sequences, forward (Dao et al. 2022, Dao 2023: online softmax over
+/* Attention over packed ragged sequences, forward (Dao et al. 2022, Dao 2023: online softmax over
  * tiles of keys): S = q K^T / sqrt(d),  m_i = max_j S_ij,  l_i = sum_j exp(S_ij - m_i),  O_i = sum_j exp(S_ij
- * - m_i) V_j / l_i, lse_i = m_i + ln l_i,  j <= i, and j over all of the prefix, which stands before
+ * - m_i) V_j / l_i, lse_i = m_i + ln l_i,  j <= i, and j over all of the prefix, which stands before.
+ * With branches (backend.h) j < shared or j >= branch_i besides; full: all j.
  *
  * Shapes: qkv [N, (Hq + 2 Hkv) d] bf16, prefix [P, 2 Hkv d] bf16, out [N, Hq d] bf16, lse [Hq, N] fp32; query
  * head h reads key-value head h / (Hq / Hkv). A block takes 128 queries of one head, or 64 where no sequence
  * is long, and goes over the prefix's keys, then the keys from the first to its diagonal in tiles: the next
  * tile's K and V are copied (cp.async) while the products of this one run on the tensor cores. P stays in
  * registers between the two products. The first key is visible to every query, so that the running maximum is
- * finite from the first tile on; rows beyond the sequence's end are computed on zeros and not written. Lower
+ * finite from the first tile on; a key of another branch gets a score so low that what it adds vanishes when
+ * the row sees its first key. Rows beyond the sequence's end are computed on zeros and not written. Lower
  * bound: 2 Hq d sum (T^2 + 2 P T) operations (the causal half of 4 Hq d T^2), 4 d (Hq + Hkv) sum T bytes. */
 #include "attention_tile.cuh"
 
@@ -51,6 +53,36 @@ DEVICE void mask_beyond(float (&s)[row_tiles][columns][4], int last, bool causal
       }
 }
 
+/* The score of a key in another branch. A power of two, so that scaling is exact: where a row has seen
+ * nothing else, S - m is 0. */
+const float other_branch = -0x1p100f;
+
+/* Where the branches of a thread's rows begin; 0 for rows that do not exist. */
+template <int row_tiles>
+DEVICE void load_branches(int (&starts)[row_tiles][2], const Branches &branches, int first_row, int length) {
+#pragma unroll
+  for (int m = 0; m < row_tiles; m++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int row = first_row + m * 16 + half * 8 + lane_index() / 4;
+      starts[m][half] = row < length ? branches.of(row) : 0;
+    }
+}
+
+template <int row_tiles, int columns>
+DEVICE void mask_branches(float (&s)[row_tiles][columns][4], const int (&starts)[row_tiles][2], int shared,
+                          int first_key) {
+#pragma unroll
+  for (int m = 0; m < row_tiles; m++)
+#pragma unroll
+    for (int n = 0; n < columns; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int key = first_key + n * 8 + lane_index() % 4 * 2 + i % 2;
+        if (key >= shared && key < starts[m][i / 2]) s[m][n][i] = other_branch;
+      }
+}
+
 /* Turns scores into exp(S - m) for the new maximum m and brings o and sum down to it. */
 template <int D, int row_tiles, int columns>
 DEVICE void soften(Rows<D, row_tiles> &rows, float (&s)[row_tiles][columns][4], float scale_log2) {
@@ -85,7 +117,7 @@ DEVICE void soften(Rows<D, row_tiles> &rows, float (&s)[row_tiles][columns][4], 
     }
 }
 
-template <int D, int row_tiles>
+template <int D, int row_tiles, bool branched>
 __global__ void __launch_bounds__(Forward<D, row_tiles>::threads, Forward<D, row_tiles>::blocks)
     attention_forward(Attention op, int tiles, float scale_log2) {
   typedef Forward<D, row_tiles> F;
@@ -100,12 +132,12 @@ __global__ void __launch_bounds__(Forward<D, row_tiles>::threads, Forward<D, row
   const bf16 *sequence = static_cast<const bf16 *>(op.qkv) + static_cast<ptrdiff_t>(place.begin) * stride;
   const bf16 *q = sequence + static_cast<ptrdiff_t>(first_query) * stride + place.head * d;
 
-  int key_end = first_query + F::queries < place.length ? first_query + F::queries : place.length;
-  int prefix_tiles = ceil_div(op.prefix_len, F::keys), key_tiles = prefix_tiles + ceil_div(key_end, F::keys);
+  Branches branches = branches_of<branched>(op.sequences, place);
+  KeyTiles tiles_seen = key_tiles<F::keys>(op, place, branches, first_query, F::queries);
   int warp_row = warp_index() * row_tiles * 16, first_row = first_query + warp_row;
 
   load_tile<D, F::queries>(q_tile, q, stride, place.length - first_query, d);
-  load_keys<D, F::keys>(stages, op, place.begin, place.length, kv_head, 0, prefix_tiles);
+  load_keys<D, F::keys>(stages, op, place.begin, place.length, kv_head, tiles_seen.at(0), tiles_seen.prefix);
   copy_async_commit();
 
   Rows<D, row_tiles> rows;
@@ -118,24 +150,29 @@ __global__ void __launch_bounds__(Forward<D, row_tiles>::threads, Forward<D, row
     rows.max[m][0] = rows.max[m][1] = -INFINITY;
     rows.sum[m][0] = rows.sum[m][1] = 0.0f;
   }
+  int starts[row_tiles][2];
+  if (branched) load_branches(starts, branches, first_row, place.length);
 
-  for (int j = 0; j < key_tiles; j++) {
+  for (int j = 0; j < tiles_seen.count; j++) {
     copy_async_wait<0>();
     block_sync(); /* tile j is there for all, and nobody reads the stage of tile j - 1 any more */
-    if (j + 1 < key_tiles) {
+    if (j + 1 < tiles_seen.count) {
       load_keys<D, F::keys>(stages + (j + 1) % 2 * F::stage_bytes, op, place.begin, place.length, kv_head,
-                            j + 1, prefix_tiles);
+                            tiles_seen.at(j + 1), tiles_seen.prefix);
       copy_async_commit();
     }
-    bool own = j >= prefix_tiles; /* keys of the sequence, not of the prefix */
-    int first_key = (own ? j - prefix_tiles : j) * F::keys;
-    int last = own ? first_row : op.prefix_len - 1; /* that the warp's first row sees */
+    int tile = tiles_seen.at(j);
+    bool own = tile >= tiles_seen.prefix; /* keys of the sequence, not of the prefix */
+    int first_key = (own ? tile - tiles_seen.prefix : tile) * F::keys;
+    int last =
+        own ? (op.full ? place.length - 1 : first_row) : op.prefix_len - 1; /* that the first row sees */
     /* All in the future of this warp's rows, or no rows. */
     if ((own && first_key > last + row_tiles * 16 - 1) || first_row >= place.length) continue;
     const unsigned char *k_tile = stages + j % 2 * F::stage_bytes;
     float s[row_tiles][F::keys / 8][4] = {};
     multiply_transposed<D, row_tiles, F::keys>(s, q_tile, warp_row, k_tile);
-    if (first_key + F::keys - 1 > last) mask_beyond(s, last, own, first_key);
+    if (first_key + F::keys - 1 > last) mask_beyond(s, last, own && !op.full, first_key);
+    if (branched && own) mask_branches(s, starts, branches.shared, first_key);
     soften(rows, s, scale_log2);
     multiply_registers<D, row_tiles, F::keys>(rows.o, s, k_tile + F::key_bytes);
   }
@@ -159,22 +196,30 @@ __global__ void __launch_bounds__(Forward<D, row_tiles>::threads, Forward<D, row
   store_rows<D, row_tiles>(out, out_stride, first_row, place.length, d, rows.o, inverse);
 }
 
-template <int D, int row_tiles>
+template <int D, int row_tiles, bool branched>
 void forward(Backend *backend, const Attention &op) {
   typedef Forward<D, row_tiles> F;
   int tiles = ceil_div(op.sequences.max_len, static_cast<int>(F::queries));
   float scale_log2 = log2_e / sqrtf(static_cast<float>(op.head_dim));
   launch(cuda_state(backend),
          {"attention_forward", place_blocks(op.sequences, op.heads, tiles), F::threads, F::shared_bytes},
-         attention_forward<D, row_tiles>, op, tiles, scale_log2);
+         attention_forward<D, row_tiles, branched>, op, tiles, scale_log2);
+}
+
+template <int D, bool branched>
+void forward(Backend *backend, const Attention &op) {
+  if (op.sequences.max_len <= short_length)
+    forward<D, 1, branched>(backend, op);
+  else
+    forward<D, 2, branched>(backend, op);
 }
 
 template <int D>
 void forward(Backend *backend, const Attention &op) {
-  if (op.sequences.max_len <= short_length)
-    forward<D, 1>(backend, op);
+  if (op.sequences.branch)
+    forward<D, true>(backend, op);
   else
-    forward<D, 2>(backend, op);
+    forward<D, false>(backend, op);
 }
 
 }  // namespace

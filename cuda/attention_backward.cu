@@ -1,8 +1,8 @@
-/* Causal attention over packed ragged sequences, backward (Dao 2023):
+/* Attention over packed ragged sequences, backward (Dao 2023):
  *   P_ij = exp(S_ij - lse_i),  delta_i = sum_c dO_ic O_ic,  dP = dO V^T,  dS = P (dP - delta_i),
  *   dV_j = sum_i P_ij dO_i,  dK_j = sum_i dS_ij q_i / sqrt(d),  dq_i = sum_j dS_ij K_j / sqrt(d),
  *   dK and dV also summed over the query heads that share the key-value head, and those of the prefix, which
- * every query sees, over all sequences.
+ * every query sees, over all sequences. Query i sees the keys that it does in attention.cu.
  *
  * Shapes: qkv, dqkv [N, (Hq + 2 Hkv) d] bf16, out, dout [N, Hq d] bf16, lse [Hq, N] fp32, workspace delta
  * [Hq, N] fp32; prefix, dprefix [P, 2 Hkv d] bf16, workspace partial [slices, P, 2 Hkv d] fp32. Three
@@ -10,8 +10,8 @@
  * trained, two more:
  *   1. delta.
  *   2. dK and dV: a block keeps 128 keys (64 where no sequence is long) and goes over the queries from
- * its diagonal to the end, for each head of its group. It computes the transposed S^T and dP^T, whose
- * registers feed dV and dK without passing shared memory.
+ * its diagonal (if full, the first) to the end, for each head of its group. It computes the transposed S^T
+ * and dP^T, whose registers feed dV and dK without passing shared memory.
  *   3. dq: a block keeps as many queries and goes over the keys as the forward pass does, the prefix's first.
  *   4. The prefix: as 2, but its keys are nobody's future, so that the tokens of the batch are one long
  * sequence. A block goes over a slice of them, and leaves its sums in fp32.
@@ -102,11 +102,14 @@ DEVICE void load_queries(unsigned char *stage, const View &view, int first, int 
   }
 }
 
-/* From S^T (unscaled) and dP^T of 16 keys and a step of queries: P^T in s, dS^T in dp. */
-template <bool causal, int columns>
+/* From S^T (unscaled) and dP^T of 16 keys and a step of queries: P^T in s, dS^T in dp. length: of the
+ * sequence that has the branches, if any */
+template <bool branched, int columns>
 DEVICE void soften_transposed(float (&s)[1][columns][4], float (&dp)[1][columns][4], const float *lse,
-                              const float *delta, int first_key, int first_query, float scale_log2) {
+                              const float *delta, const Branches &branches, int length, bool causal,
+                              int first_key, int first_query, float scale_log2) {
   int lane = lane_index();
+  bool parted = branched && first_key + 15 >= branches.shared;
   bool masked = causal && first_query < first_key + 15;
 #pragma unroll
   for (int n = 0; n < columns; n++)
@@ -115,24 +118,28 @@ DEVICE void soften_transposed(float (&s)[1][columns][4], float (&dp)[1][columns]
       int column = n * 8 + lane % 4 * 2 + i % 2, key = first_key + i / 2 * 8 + lane / 4;
       float p = fast_exp2(s[0][n][i] * scale_log2 - lse[column] * log2_e);
       if (masked && first_query + column < key) p = 0.0f;
+      if (parted && first_query + column < length && key >= branches.shared &&
+          key < branches.of(first_query + column))
+        p = 0.0f;
       s[0][n][i] = p;
       dp[0][n][i] = p * (dp[0][n][i] - delta[column]);
     }
 }
 
 /* The queries that a block's keys go over: steps first .. end-1 of the `a_head` steps that each head of the
- * group takes from query `from` on. */
+ * group takes from query `from` on. causal: no key is seen by an earlier query. */
 struct Steps {
   int first, end, a_head, from;
+  bool causal;
 };
 
 /* Sums dK (unscaled) and dV of a warp's 16 keys from first_key on, of `keys` that there are. The block's keys
  * lie in k_tile and v_tile, or are on their way; place.begin and place.length are those of the queries. */
-template <bool causal, int D, int warps>
+template <bool branched, int D, int warps>
 DEVICE void sum_over_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4], const unsigned char *k_tile,
                              const unsigned char *v_tile, unsigned char *stages, const AttentionBackward &op,
-                             const float *delta, const Place &place, const Steps &over, int first_key,
-                             int keys, float scale_log2) {
+                             const float *delta, const Place &place, const Branches &branches,
+                             const Steps &over, int first_key, int keys, float scale_log2) {
   typedef Backward<D, warps> B;
   int first_head = place.head * (op.heads / op.kv_heads), length = place.length;
   View view = view_of(op, delta, place.begin, first_head + over.first / over.a_head);
@@ -150,19 +157,20 @@ DEVICE void sum_over_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4],
     }
     int first_query = over.from + j % over.a_head * B::step;
     /* This warp's keys are the future of all of these queries, or there are none. */
-    if ((causal && first_query + B::step - 1 < first_key) || first_key >= keys) continue;
+    if ((over.causal && first_query + B::step - 1 < first_key) || first_key >= keys) continue;
     const unsigned char *q_tile = stages + stage * B::stage_bytes, *dout_tile = q_tile + B::step_bytes;
     const float *lse = reinterpret_cast<const float *>(q_tile + 2 * B::step_bytes);
     float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
     multiply_transposed<D, 1, B::step>(s, k_tile, warp_index() * 16, q_tile);
     multiply_transposed<D, 1, B::step>(dp, v_tile, warp_index() * 16, dout_tile);
-    soften_transposed<causal>(s, dp, lse, lse + B::step, first_key, first_query, scale_log2);
+    soften_transposed<branched>(s, dp, lse, lse + B::step, branches, length, over.causal, first_key,
+                                first_query, scale_log2);
     multiply_registers<D, 1, B::step>(dv, s, dout_tile);
     multiply_registers<D, 1, B::step>(dk, dp, q_tile);
   }
 }
 
-template <int D, int warps>
+template <int D, int warps, bool branched>
 __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps>::key_blocks)
     attention_backward_keys(AttentionBackward op, const float *delta, int tiles, float scale) {
   typedef Backward<D, warps> B;
@@ -178,9 +186,13 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
   load_tile<D, B::own>(v_tile, view.v + own_row * view.stride, view.stride, length - tile_key, op.head_dim);
 
   float dk[1][D / 8][4] = {}, dv[1][D / 8][4] = {};
-  int a_head = ceil_div(length - tile_key, static_cast<int>(B::step));
-  sum_over_queries<true, D, warps>(dk, dv, k_tile, v_tile, stages, op, delta, place,
-                                   {0, a_head * group, a_head, tile_key}, first_key, length, scale * log2_e);
+  Branches branches = branches_of<branched>(op.sequences, place);
+  int from = op.full ? 0 : tile_key;
+  int end = branched ? branch_rows_end(branches, tile_key, tile_key + B::own - 1, length) : length;
+  int a_head = ceil_div(end - from, static_cast<int>(B::step));
+  Steps over = {0, a_head * group, a_head, from, !op.full};
+  sum_over_queries<branched, D, warps>(dk, dv, k_tile, v_tile, stages, op, delta, place, branches, over,
+                                       first_key, length, scale * log2_e);
   const float one[1][2] = {{1.0f, 1.0f}}, scales[1][2] = {{scale, scale}};
   store_rows<D, 1>(view.dk, view.stride, first_key, length, op.head_dim, dk, scales);
   store_rows<D, 1>(view.dv, view.stride, first_key, length, op.head_dim, dv, one);
@@ -217,7 +229,7 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
   unsigned char *k_tile = shared, *v_tile = shared + B::own_bytes, *stages = shared + 2 * B::own_bytes;
   int block = static_cast<int>(blockIdx.x), d = op.head_dim, stride = 2 * op.kv_heads * d;
   int slice = block / op.kv_heads / tiles;
-  Place place = {0, op.sequences.tokens, block / op.kv_heads % tiles, block % op.kv_heads};
+  Place place = {0, op.sequences.tokens, block / op.kv_heads % tiles, block % op.kv_heads, 0};
   int tile_key = place.tile * B::own, first_key = tile_key + warp_index() * 16;
   load_keys<D, B::own>(k_tile, op, 0, 0, place.head, place.tile, tiles);
 
@@ -225,8 +237,8 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
   int a_head = ceil_div(place.length, static_cast<int>(B::step)), steps = a_head * (op.heads / op.kv_heads);
   int each = steps / slices, more = steps % slices; /* the first `more` slices take one step more */
   int first = slice * each + (slice < more ? slice : more);
-  Steps over = {first, first + each + (slice < more), a_head, 0};
-  sum_over_queries<false, D, warps>(dk, dv, k_tile, v_tile, stages, op, delta, place, over, first_key,
+  Steps over = {first, first + each + (slice < more), a_head, 0, false};
+  sum_over_queries<false, D, warps>(dk, dv, k_tile, v_tile, stages, op, delta, place, {}, over, first_key,
                                     op.prefix_len, scale * log2_e);
   float *to = partial + static_cast<ptrdiff_t>(slice) * op.prefix_len * stride + place.head * d;
   store_sums<D>(to, stride, first_key, op.prefix_len, d, dk, scale);
@@ -234,10 +246,11 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
 }
 
 /* From S (unscaled) and dP of 16 queries and a step of keys: dS in dp. last: the key that the first query
- * sees last; if causal, the next query sees one more. */
-template <int columns>
+ * sees last; if causal, the next query sees one more. starts: of the queries' branches */
+template <bool branched, int columns>
 DEVICE void soften_rows(const float (&s)[1][columns][4], float (&dp)[1][columns][4], const float (&lse)[2],
-                        const float (&delta)[2], int last, bool causal, int first_key, float scale_log2) {
+                        const float (&delta)[2], const int (&starts)[2], int shared, int last, bool causal,
+                        int first_key, float scale_log2) {
   int lane = lane_index();
   bool masked = first_key + columns * 8 - 1 > last;
 #pragma unroll
@@ -247,11 +260,12 @@ DEVICE void soften_rows(const float (&s)[1][columns][4], float (&dp)[1][columns]
       int key = first_key + n * 8 + lane % 4 * 2 + i % 2, row = i / 2 * 8 + lane / 4;
       float p = fast_exp2(s[0][n][i] * scale_log2 - lse[i / 2] * log2_e);
       if (masked && key > (causal ? last + row : last)) p = 0.0f;
+      if (branched && key >= shared && key < starts[i / 2]) p = 0.0f;
       dp[0][n][i] = p * (dp[0][n][i] - delta[i / 2]);
     }
 }
 
-template <int D, int warps>
+template <int D, int warps, bool branched>
 __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps>::query_blocks)
     attention_backward_queries(AttentionBackward op, const float *delta, int tiles, float scale) {
   typedef Backward<D, warps> B;
@@ -266,42 +280,47 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
   load_tile<D, B::own>(dout_tile, view.dout + own_row * view.out_stride, view.out_stride, length - tile_query,
                        op.head_dim);
   int kv_head = place.head / (op.heads / op.kv_heads);
-  int prefix_steps = ceil_div(op.prefix_len, static_cast<int>(B::step));
-  load_keys<D, B::step>(stages, op, place.begin, length, kv_head, 0, prefix_steps);
+  Branches branches = branches_of<branched>(op.sequences, place);
+  KeyTiles steps = key_tiles<B::step>(op, place, branches, tile_query, B::own);
+  load_keys<D, B::step>(stages, op, place.begin, length, kv_head, steps.at(0), steps.prefix);
   copy_async_commit();
 
   float row_lse[2], row_delta[2], dq[1][D / 8][4] = {};
+  int starts[2] = {0, 0};
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     int row = first_query + half * 8 + lane_index() / 4;
     row_lse[half] = row < length ? view.lse[row] : 0.0f;
     row_delta[half] = row < length ? view.delta[row] : 0.0f;
+    if (branched && row < length) starts[half] = branches.of(row);
   }
-  int key_end = tile_query + B::own < length ? tile_query + B::own : length;
-  int steps = prefix_steps + ceil_div(key_end, static_cast<int>(B::step));
-  for (int j = 0; j < steps; j++) {
+  for (int j = 0; j < steps.count; j++) {
     copy_async_wait<0>();
     block_sync(); /* as above */
-    if (j + 1 < steps) {
-      load_keys<D, B::step>(stages + (j + 1) % 2 * B::stage_bytes, op, place.begin, length, kv_head, j + 1,
-                            prefix_steps);
+    if (j + 1 < steps.count) {
+      load_keys<D, B::step>(stages + (j + 1) % 2 * B::stage_bytes, op, place.begin, length, kv_head,
+                            steps.at(j + 1), steps.prefix);
       copy_async_commit();
     }
-    bool own = j >= prefix_steps; /* keys of the sequence, not of the prefix */
-    int first_key = (own ? j - prefix_steps : j) * B::step, last = own ? first_query : op.prefix_len - 1;
+    int tile = steps.at(j);
+    bool own = tile >= steps.prefix; /* keys of the sequence, not of the prefix */
+    int first_key = (own ? tile - steps.prefix : tile) * B::step;
+    int last = own ? (op.full ? length - 1 : first_query) : op.prefix_len - 1;
     if ((own && first_key > last + 15) || first_query >= length) continue;
     const unsigned char *k_tile = stages + j % 2 * B::stage_bytes;
     float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
     multiply_transposed<D, 1, B::step>(s, q_tile, warp_index() * 16, k_tile);
     multiply_transposed<D, 1, B::step>(dp, dout_tile, warp_index() * 16, k_tile + B::step_bytes);
-    soften_rows(s, dp, row_lse, row_delta, last, own, first_key, scale * log2_e);
+    int shared_keys = own ? branches.shared : op.prefix_len; /* those of all branches */
+    soften_rows<branched>(s, dp, row_lse, row_delta, starts, shared_keys, last, own && !op.full, first_key,
+                          scale * log2_e);
     multiply_registers<D, 1, B::step>(dq, dp, k_tile);
   }
   const float scales[1][2] = {{scale, scale}};
   store_rows<D, 1>(view.dq, view.stride, first_query, length, op.head_dim, dq, scales);
 }
 
-template <int D, int warps>
+template <int D, int warps, bool branched>
 void backward(Backend *backend, const AttentionBackward &op, const float *delta) {
   typedef Backward<D, warps> B;
   int tiles = ceil_div(op.sequences.max_len, static_cast<int>(B::own));
@@ -309,11 +328,11 @@ void backward(Backend *backend, const AttentionBackward &op, const float *delta)
   launch(cuda_state(backend),
          {"attention_backward_keys", place_blocks(op.sequences, op.kv_heads, tiles), B::threads,
           B::shared_bytes},
-         attention_backward_keys<D, warps>, op, delta, tiles, scale);
+         attention_backward_keys<D, warps, branched>, op, delta, tiles, scale);
   launch(cuda_state(backend),
          {"attention_backward_queries", place_blocks(op.sequences, op.heads, tiles), B::threads,
           B::shared_bytes},
-         attention_backward_queries<D, warps>, op, delta, tiles, scale);
+         attention_backward_queries<D, warps, branched>, op, delta, tiles, scale);
 }
 
 /* The prefix's gradient as `slices` rows of partial sums. */
@@ -327,6 +346,14 @@ void backward_prefix(Backend *backend, const AttentionBackward &op, const float 
       static_cast<unsigned>(slices) * static_cast<unsigned>(tiles) * static_cast<unsigned>(op.kv_heads);
   launch(cuda_state(backend), {"attention_backward_prefix", blocks, B::threads, B::shared_bytes},
          attention_backward_prefix<D, warps>, op, delta, partial, slices, tiles, scale);
+}
+
+template <int D, int warps>
+void backward(Backend *backend, const AttentionBackward &op, const float *delta) {
+  if (op.sequences.branch)
+    backward<D, warps, true>(backend, op, delta);
+  else
+    backward<D, warps, false>(backend, op, delta);
 }
 
 /* slices: 0 where no prefix is trained */

@@ -142,9 +142,10 @@ DEVICE void load_keys(unsigned char *stage, const Op &op, int begin, int length,
  * of 128: the last tile of a sequence then leaves fewer warps without work. */
 const int short_length = 256;
 
-/* A place in the packed batch: tile `tile` of sequence `begin` .. `begin + length`, and a head. */
+/* A place in the packed batch: tile `tile` of sequence `begin` .. `begin + length`, its number, and a head.
+ */
 struct Place {
-  int begin, length, tile, head;
+  int begin, length, tile, head, sequence;
 };
 
 /* Places are numbered tile by tile, then by sequence, then by head: the tiles of one number cost the same, so
@@ -154,7 +155,8 @@ DEVICE Place place_at(int index, const Sequences &sequences, int heads, int tile
   int head = index % heads, rest = index / heads, sequence = rest % sequences.count,
       tile = rest / sequences.count;
   int begin = sequences.cu_seqlens[sequence];
-  return {begin, sequences.cu_seqlens[sequence + 1] - begin, descending ? tiles - 1 - tile : tile, head};
+  return {begin, sequences.cu_seqlens[sequence + 1] - begin, descending ? tiles - 1 - tile : tile, head,
+          sequence};
 }
 
 /* Where a block has one place, its number's. */
@@ -164,6 +166,56 @@ DEVICE Place place_of(const Sequences &sequences, int heads, int tiles, bool des
 
 inline unsigned place_blocks(const Sequences &sequences, int heads, int tiles) {
   return static_cast<unsigned>(tiles) * static_cast<unsigned>(sequences.count) * static_cast<unsigned>(heads);
+}
+
+/* The branches of a sequence: a row sees no key from `shared` up to its own branch, counted from the
+ * sequence's first token. */
+struct Branches {
+  const int32_t *starts; /* of each row's branch, in tokens of the batch; NULL: no branches */
+  int begin, shared;
+
+  DEVICE int of(int row) const { return starts[row] - begin; }
+};
+
+template <bool branched>
+DEVICE Branches branches_of(const Sequences &sequences, const Place &place) {
+  if (!branched) return {nullptr, 0, 0};
+  return {sequences.branch + place.begin, place.begin, sequences.shared[place.sequence]};
+}
+
+/* What a block of queries goes over, in tiles of keys: the prefix, the sequence up to the block's last query,
+ * or all of it if full. With branches, the tiles between the shared keys and the first query's branch are
+ * left out. */
+struct KeyTiles {
+  int prefix, count, before, gap;
+
+  DEVICE int at(int step) const { return step < before ? step : step + gap; }
+};
+
+template <int keys, typename Op>
+DEVICE KeyTiles key_tiles(const Op &op, const Place &place, const Branches &branches, int first_query,
+                          int queries) {
+  int end = first_query + queries, prefix = ceil_div(op.prefix_len, keys);
+  int own = ceil_div(op.full || end > place.length ? place.length : end, keys);
+  if (!branches.starts) return {prefix, prefix + own, 0, 0};
+  int before = ceil_div(branches.shared, keys), gap = branches.of(first_query) / keys - before;
+  if (gap < 0) gap = 0;
+  return {prefix, prefix + own - gap, prefix + before, gap};
+}
+
+/* The end of the rows that see one of the keys up to `last`, the first of which is `first`: branches begin
+ * one after another. */
+DEVICE int branch_rows_end(const Branches &branches, int first, int last, int length) {
+  if (first < branches.shared) return length;
+  int low = first, high = length;
+  while (low < high) {
+    int middle = (low + high) / 2;
+    if (branches.of(middle) <= last)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
 }
 
 /* The tiles are for multiples of 8 up to 128; otherwise the error is kept and nothing is launched. */
@@ -176,11 +228,13 @@ inline bool attention_head_dim_fits(Backend *backend, int head_dim, const char *
 
 /* Whether the kernels for compute capability 9.0 are used and take the shape. */
 inline bool hopper_fits(Backend *backend, const Attention &op) {
-  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128);
+  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && !op.full &&
+         !op.sequences.branch;
 }
 
 inline bool hopper_fits(Backend *backend, const AttentionBackward &op) {
-  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && op.prefix_len == 0;
+  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && op.prefix_len == 0 &&
+         !op.full && !op.sequences.branch;
 }
 
 #endif

@@ -11,6 +11,10 @@ struct AttentionShape {
   std::vector<int> lengths;
   int heads, kv_heads, head_dim;
   int prefix_len = 0;
+  bool full = false;
+  /* Of each sequence: the length of its shared part, then of its branches, which fill it; {}: a sequence
+   * without. */
+  std::vector<std::vector<int>> parts = {};
 };
 
 /* A packed batch of one shape with random queries, keys and values. */
@@ -22,6 +26,8 @@ class AttentionCase {
         out_width(static_cast<size_t>(shape.heads) * static_cast<size_t>(shape.head_dim)),
         starts(starts_of(of)),
         cu_seqlens(starts),
+        shared(shared_of(of)),
+        branch(branches_of(of, starts)),
         tokens(static_cast<size_t>(starts.back())),
         random(test_case),
         qkv(random.normals(tokens * width, scale)),
@@ -44,7 +50,12 @@ class AttentionCase {
   Sequences sequences() const {
     int longest = 0;
     for (int length : shape.lengths) longest = length > longest ? length : longest;
-    return {cu_seqlens.get(), static_cast<int>(shape.lengths.size()), static_cast<int>(tokens), longest};
+    return {cu_seqlens.get(),
+            static_cast<int>(shape.lengths.size()),
+            static_cast<int>(tokens),
+            longest,
+            shape.parts.empty() ? nullptr : shared.get(),
+            shape.parts.empty() ? nullptr : branch.get()};
   }
 
   Attention forward_op(bf16 *out, float *lse) const {
@@ -56,7 +67,8 @@ class AttentionCase {
             lse,
             shape.heads,
             shape.kv_heads,
-            shape.head_dim};
+            shape.head_dim,
+            shape.full};
   }
 
   /* out [N, Hq d] and lse [Hq, N] */
@@ -109,7 +121,7 @@ class AttentionCase {
   const AttentionShape shape;
   const size_t width, out_width;
   const std::vector<int> starts;
-  const DeviceArray<int> cu_seqlens;
+  const DeviceArray<int> cu_seqlens, shared, branch;
   const size_t tokens;
   TestRandom random;
   DeviceArray<bf16> qkv;
@@ -121,6 +133,31 @@ class AttentionCase {
     std::vector<int> sums(1, 0);
     for (int length : of.lengths) sums.push_back(sums.back() + length);
     return sums;
+  }
+
+  static std::vector<int> shared_of(const AttentionShape &of) {
+    std::vector<int> shared;
+    for (const std::vector<int> &parts : of.parts) shared.push_back(parts.empty() ? 0 : parts[0]);
+    return shared;
+  }
+
+  static std::vector<int> branches_of(const AttentionShape &of, const std::vector<int> &starts) {
+    std::vector<int> branch;
+    for (size_t b = 0; b < of.parts.size(); b++) {
+      int at = starts[b];
+      for (size_t i = 0; i < of.parts[b].size(); i++) {
+        branch.insert(branch.end(), static_cast<size_t>(of.parts[b][i]), at);
+        at += of.parts[b][i];
+      }
+      branch.insert(branch.end(), static_cast<size_t>(starts[b + 1] - at), at); /* without parts */
+    }
+    return branch;
+  }
+
+  /* Whether token i of sequence b sees its token j. */
+  bool sees(size_t b, int i, int j) const {
+    if (shape.full || shape.parts.empty()) return shape.full || j <= i;
+    return j <= i && (j < shared[b] || starts[b] + j >= branch[static_cast<size_t>(starts[b] + i)]);
   }
 
   bool in_prefix(size_t j) const { return j < static_cast<size_t>(shape.prefix_len); }
@@ -136,7 +173,8 @@ class AttentionCase {
     return key(begin, j, h) + shape.kv_heads * shape.head_dim;
   }
 
-  /* body(begin, i, head, probabilities [prefix_len + i + 1], lse) for every query */
+  /* body(begin, i, head, probabilities [prefix_len + length, causal: prefix_len + i + 1], lse) for every
+   * query; 0 for a key that it does not see */
   template <typename Body>
   void each_row(Body body) const {
     double scale = 1 / sqrt(static_cast<double>(shape.head_dim));
@@ -144,10 +182,15 @@ class AttentionCase {
       for (int h = 0; h < shape.heads; h++)
         for (int i = 0; i < shape.lengths[b]; i++) {
           int begin = starts[b];
-          std::vector<double> p(static_cast<size_t>(shape.prefix_len + i) + 1, 0.0);
+          std::vector<double> p(
+              static_cast<size_t>(shape.prefix_len + (shape.full ? shape.lengths[b] : i + 1)), 0.0);
           double highest = -INFINITY, sum = 0;
           for (size_t j = 0; j < p.size(); j++) {
             double &s = p[j];
+            if (!in_prefix(j) && !sees(b, i, static_cast<int>(j) - shape.prefix_len)) {
+              s = -INFINITY;
+              continue;
+            }
             for (int c = 0; c < shape.head_dim; c++)
               s += number(qkv[at(begin + i, h, c)]) * number(key(begin, j, h)[c]);
             s *= scale;
@@ -176,8 +219,9 @@ struct BackwardArrays {
 
   AttentionBackward op(const AttentionCase &c, bf16 *dprefix) const {
     const AttentionShape &shape = c.shape;
-    return {c.sequences(), c.qkv.get(), c.prefix.get(),   out.get(),   dout.get(),     lse.get(),
-            dqkv.get(),    dprefix,     shape.prefix_len, shape.heads, shape.kv_heads, shape.head_dim};
+    return {c.sequences(),  c.qkv.get(),    c.prefix.get(), out.get(),        dout.get(),
+            lse.get(),      dqkv.get(),     dprefix,        shape.prefix_len, shape.heads,
+            shape.kv_heads, shape.head_dim, shape.full};
   }
 
   DeviceArray<bf16> out, dout, dqkv;
@@ -203,6 +247,57 @@ void check_forward(const AttentionCase &c, float scale, Launch launch) {
     if (first.empty()) first.assign(out.get(), out.get() + out.count());
     expect_same_bits("out", out.get(), first);
   }
+}
+
+/* Sequences with branches of random lengths among plain ones: of three branches some are of one token. */
+static inline AttentionShape random_branches(uint32_t test_case, int longest, int heads, int kv_heads,
+                                             int head_dim, int prefix_len = 0) {
+  TestRandom random(test_case);
+  AttentionShape shape = {{}, heads, kv_heads, head_dim, prefix_len};
+  for (int b = 0; b < 4; b++) {
+    std::vector<int> parts;
+    int length = b == 3 ? random.below(longest) : 0;
+    for (int i = 0; i < 4 && b < 3; i++) {
+      parts.push_back(i == 0 ? b * random.below(longest / 2)
+                             : 1 + random.below(2) *
+                                       random.below(longest / 2)); /* the first has no shared part */
+      length += parts.back();
+    }
+    shape.lengths.push_back(length);
+    shape.parts.push_back(parts);
+  }
+  return shape;
+}
+
+/* Each branch behind the shared part as a sequence of its own gives the same rows: launch(op) runs the
+ * kernel. */
+template <typename Launch>
+void check_separate_sequences(const AttentionShape &shape, uint32_t test_case, Launch launch) {
+  AttentionCase c(shape, test_case);
+  AttentionShape apart = {{}, shape.heads, shape.kv_heads, shape.head_dim};
+  std::vector<int> from; /* the token of c that each token apart is */
+  for (size_t b = 0; b < shape.lengths.size(); b++) {
+    int shared = shape.parts[b][0], at = c.starts[b] + shared;
+    for (size_t i = 1; i < shape.parts[b].size(); i++) {
+      for (int t = 0; t < shared; t++) from.push_back(c.starts[b] + t);
+      for (int t = 0; t < shape.parts[b][i]; t++) from.push_back(at++);
+      apart.lengths.push_back(shared + shape.parts[b][i]);
+    }
+  }
+  AttentionCase separate(apart, test_case);
+  for (size_t i = 0; i < separate.qkv.count(); i++)
+    separate.qkv[i] = c.qkv[static_cast<size_t>(from[i / c.width]) * c.width + i % c.width];
+  DeviceArray<bf16> out(c.tokens * c.out_width), out_apart(separate.tokens * c.out_width);
+  Attention op = c.forward_op(out.get(), nullptr), op_apart = separate.forward_op(out_apart.get(), nullptr);
+  launch(&op);
+  launch(&op_apart);
+  DeviceArray<bf16> rows(out_apart.count());
+  std::vector<double> want;
+  for (size_t i = 0; i < rows.count(); i++) {
+    rows[i] = out[static_cast<size_t>(from[i / c.out_width]) * c.out_width + i % c.out_width];
+    want.push_back(number(out_apart[i]));
+  }
+  expect_close("rows of branches", rows.get(), want, 8e-3, 8e-3);
 }
 
 /* cuda_attention_backward, whichever kernels it takes */

@@ -75,6 +75,35 @@ static void large_scores_stay_finite(void **) {
   check({{270}, 1, 1, 128}, 211, 6);
 }
 
+static void branches_see_the_shared_part_and_themselves(void **) {
+  check({{40, 17, 0, 9}, 2, 1, 16, 0, false, {{5, 1, 20, 14}, {}, {}, {0, 4, 5}}}, 400);
+  check({{70, 20}, 2, 1, 32, 5, false, {{0, 30, 40}, {7, 6, 7}}}, 401);
+  check(random_branches(402, 60, 1, 1, 40), 402);
+  check(random_branches(403, 60, 2, 1, 128, 9), 403);
+}
+
+/* Without a shared part, all of the first tile is another branch's for some rows; behind a short one, whole
+ * tiles are. */
+static void branches_cross_tiles(void **) {
+  check({{150, 33}, 1, 1, 64, 0, false, {{0, 70, 1, 79}, {10, 23}}}, 410);
+  check({{200}, 1, 1, 128, 0, false, {{3, 98, 99}}}, 411);
+  check({{300, 20}, 1, 1, 32, 0, false, {{100, 1, 150, 49}, {}}}, 412);
+  check({{420}, 1, 1, 64, 3, false, {{3, 200, 1, 216}}}, 413);
+  check({{280}, 1, 1, 128, 0, false, {{0, 130, 150}}}, 414, 6);
+}
+
+static void branches_equal_separate_sequences(void **) {
+  check_separate_sequences({{90, 40}, 2, 1, 32, 0, false, {{20, 30, 1, 39}, {0, 10, 30}}}, 420,
+                           [](const Attention *op) { cuda_attention(emulator_backend(), op); });
+}
+
+static void full_rows_see_later_keys(void **) {
+  check({{17, 70, 0, 1, 64}, 2, 1, 16, 0, true}, 430);
+  check({{33, 65}, 1, 1, 128, 21, true}, 431);
+  check({{259, 48}, 1, 1, 64, 0, true}, 432);
+  check({{257, 5}, 1, 1, 128, 7, true}, 433);
+}
+
 static void lse_may_be_left_out(void **) {
   AttentionCase c({{40, 7}, 2, 2, 32}, 220);
   std::vector<double> want_out, want_lse;
@@ -104,6 +133,10 @@ int main() {
       cmocka_unit_test(prefixes_meet_the_tiles_at_their_edges),
       cmocka_unit_test(query_heads_share_the_prefix_of_their_key_head),
       cmocka_unit_test(large_scores_stay_finite),
+      cmocka_unit_test(branches_see_the_shared_part_and_themselves),
+      cmocka_unit_test(branches_cross_tiles),
+      cmocka_unit_test(branches_equal_separate_sequences),
+      cmocka_unit_test(full_rows_see_later_keys),
       cmocka_unit_test(lse_may_be_left_out),
       cmocka_unit_test(an_empty_batch_does_nothing),
   };

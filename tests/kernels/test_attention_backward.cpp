@@ -80,6 +80,26 @@ static void low_scores_leave_gradients_finite(void **) {
   }
 }
 
+static void branches_touch_the_shared_part_and_themselves(void **) {
+  check({{40, 17, 0, 9}, 2, 1, 16, 0, false, {{5, 1, 20, 14}, {}, {}, {0, 4, 5}}}, 400);
+  check({{70, 20}, 2, 1, 32, 5, false, {{0, 30, 40}, {7, 6, 7}}}, 401);
+  check(random_branches(402, 60, 1, 1, 40), 402);
+  check(random_branches(403, 60, 2, 1, 128), 403);
+}
+
+static void branches_cross_tiles(void **) {
+  check({{150, 33}, 1, 1, 64, 0, false, {{0, 70, 1, 79}, {10, 23}}}, 410);
+  check({{300, 20}, 1, 1, 32, 0, false, {{100, 1, 150, 49}, {}}}, 411);
+  check({{420}, 1, 1, 16, 3, false, {{3, 200, 1, 216}}}, 412);
+  check({{280}, 1, 1, 128, 0, false, {{0, 130, 150}}}, 413);
+}
+
+static void full_rows_see_later_keys(void **) {
+  check({{17, 70, 0, 1, 64}, 2, 1, 16, 0, true}, 430);
+  check({{33, 65}, 1, 1, 128, 21, true}, 431);
+  check({{259, 48}, 1, 1, 32, 0, true}, 432);
+}
+
 static void a_frozen_prefix_has_no_gradient(void **) {
   AttentionCase c({{20, 7}, 2, 1, 16, 10}, 370);
   BackwardArrays a(c);
@@ -107,6 +127,9 @@ int main() {
       cmocka_unit_test(prefixes_meet_the_tiles_at_their_edges),
       cmocka_unit_test(slices_of_the_tokens_are_of_unequal_size),
       cmocka_unit_test(low_scores_leave_gradients_finite),
+      cmocka_unit_test(branches_touch_the_shared_part_and_themselves),
+      cmocka_unit_test(branches_cross_tiles),
+      cmocka_unit_test(full_rows_see_later_keys),
       cmocka_unit_test(a_frozen_prefix_has_no_gradient),
       cmocka_unit_test(an_empty_batch_does_nothing),
   };
