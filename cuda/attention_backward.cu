@@ -102,14 +102,33 @@ DEVICE void load_queries(unsigned char *stage, const View &view, int first, int 
   }
 }
 
-/* From S^T (unscaled) and dP^T of 16 keys and a step of queries: P^T in s, dS^T in dp. length: of the
- * sequence that has the branches, if any */
-template <bool branched, int columns>
-DEVICE void soften_transposed(float (&s)[1][columns][4], float (&dp)[1][columns][4], const float *lse,
-                              const float *delta, const Branches &branches, int length, bool causal,
-                              int first_key, int first_query, float scale_log2) {
+/* Hides from queries of other branches the keys of S^T: their P becomes 0. Before dP^T takes its registers.
+ * length: of the sequence */
+template <int columns>
+DEVICE void mask_branches(float (&s)[1][columns][4], const Branches &branches, int length, int first_key,
+                          int first_query) {
   int lane = lane_index();
-  bool parted = branched && first_key + 15 >= branches.shared;
+  if (first_key + 15 < branches.shared) return;
+#pragma unroll
+  for (int n = 0; n < columns; n++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int query = first_query + n * 8 + lane % 4 * 2 + i;
+      int start = query < length ? branches.of(query) : 0;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int key = first_key + half * 8 + lane / 4;
+        if (key >= branches.shared && key < start) s[0][n][2 * half + i] = -0x1p100f;
+      }
+    }
+}
+
+/* From S^T (unscaled) and dP^T of 16 keys and a step of queries: P^T in s, dS^T in dp. */
+template <int columns>
+DEVICE void soften_transposed(float (&s)[1][columns][4], float (&dp)[1][columns][4], const float *lse,
+                              const float *delta, bool causal, int first_key, int first_query,
+                              float scale_log2) {
+  int lane = lane_index();
   bool masked = causal && first_query < first_key + 15;
 #pragma unroll
   for (int n = 0; n < columns; n++)
@@ -118,9 +137,6 @@ DEVICE void soften_transposed(float (&s)[1][columns][4], float (&dp)[1][columns]
       int column = n * 8 + lane % 4 * 2 + i % 2, key = first_key + i / 2 * 8 + lane / 4;
       float p = fast_exp2(s[0][n][i] * scale_log2 - lse[column] * log2_e);
       if (masked && first_query + column < key) p = 0.0f;
-      if (parted && first_query + column < length && key >= branches.shared &&
-          key < branches.of(first_query + column))
-        p = 0.0f;
       s[0][n][i] = p;
       dp[0][n][i] = p * (dp[0][n][i] - delta[column]);
     }
@@ -162,9 +178,9 @@ DEVICE void sum_over_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4],
     const float *lse = reinterpret_cast<const float *>(q_tile + 2 * B::step_bytes);
     float s[1][B::step / 8][4] = {}, dp[1][B::step / 8][4] = {};
     multiply_transposed<D, 1, B::step>(s, k_tile, warp_index() * 16, q_tile);
+    if (branched) mask_branches(s, branches, length, first_key, first_query);
     multiply_transposed<D, 1, B::step>(dp, v_tile, warp_index() * 16, dout_tile);
-    soften_transposed<branched>(s, dp, lse, lse + B::step, branches, length, over.causal, first_key,
-                                first_query, scale_log2);
+    soften_transposed(s, dp, lse, lse + B::step, over.causal, first_key, first_query, scale_log2);
     multiply_registers<D, 1, B::step>(dv, s, dout_tile);
     multiply_registers<D, 1, B::step>(dk, dp, q_tile);
   }
