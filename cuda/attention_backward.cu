@@ -186,8 +186,10 @@ DEVICE void sum_over_queries(float (&dk)[1][D / 8][4], float (&dv)[1][D / 8][4],
   }
 }
 
+/* Hiding branches takes more registers than four blocks of D = 32 leave. */
 template <int D, int warps, bool branched>
-__global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps>::key_blocks)
+__global__ void __launch_bounds__(Backward<D, warps>::threads,
+                                  Backward<D, warps>::key_blocks / (branched && D == 32 ? 2 : 1))
     attention_backward_keys(AttentionBackward op, const float *delta, int tiles, float scale) {
   typedef Backward<D, warps> B;
   DYNAMIC_SHARED(shared);
