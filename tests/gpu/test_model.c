@@ -62,8 +62,7 @@ static Status trainee_open(Trainee *t, const char *device, const char *preset, c
   TRY(decoder_config_read(&t->arena, preset, &config));
   config.vocab = size->vocab;
   TRY(model_create(&t->arena, &t->model, t->backend, &config, NULL, (ModelParts){0}, true, 1));
-  TRY(activations_allocate(&t->activations, &t->arena, &config, t->backend, size->tokens,
-                           ACTIVATIONS_KEPT));
+  TRY(activations_allocate(&t->activations, &t->arena, &config, t->backend, size->tokens, ACTIVATIONS_KEPT));
   TRY(model_rows_allocate(&t->rows, &t->model, size->tokens, true));
   TRY(batch_allocate(&t->arena, &t->batch, t->backend, size->tokens, size->tokens));
   TRY(allocate(t, (size_t)size->tokens, &t->logprob));
@@ -88,17 +87,21 @@ static void trainee_close(Trainee *t) {
   arena_free(&t->arena);
 }
 
-/* Ragged sequences of the rule token -> 3 token + 7, each from a token of its own. */
+/* Ragged texts of the rule token -> 3 token + 7, pairs of them from a token of their own: the second of a
+ * pair shares half of what the shorter one has. */
 static void fill_batch(Batch *batch, const Size *size, int step) {
   RandomKey key = {.seed = 1, .use = RANDOM_TEST, .step = (uint32_t)step};
   int32_t tokens[64];
+  int before = 0;
   batch_clear(batch);
   for (uint32_t i = 0;; i++) {
     int length = 2 + (int)random_below(key, i, 0, (uint32_t)size->longest - 1);
     if (!batch_fits(batch, length)) return;
-    tokens[0] = (int32_t)random_below(key, i, 1, (uint32_t)size->vocab);
+    tokens[0] = (int32_t)random_below(key, i / 2, 1, (uint32_t)size->vocab);
     for (int t = 1; t < length; t++) tokens[t] = (3 * tokens[t - 1] + 7) % size->vocab;
-    batch_add(batch, tokens, length, 1);
+    int shared = i % 2 ? (length < before ? length : before) / 2 : 0;
+    batch_branch(batch, tokens, length, shared + 1, shared);
+    before = length;
   }
 }
 
