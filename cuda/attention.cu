@@ -53,10 +53,6 @@ DEVICE void mask_beyond(float (&s)[row_tiles][columns][4], int last, bool causal
       }
 }
 
-/* The score of a key in another branch. A power of two, so that scaling is exact: where a row has seen
- * nothing else, S - m is 0. */
-const float other_branch = -0x1p100f;
-
 /* Where the branches of a thread's rows begin; 0 for rows that do not exist. */
 template <int row_tiles>
 DEVICE void load_branches(int (&starts)[row_tiles][2], const Branches &branches, int first_row, int length) {
@@ -196,30 +192,23 @@ __global__ void __launch_bounds__(Forward<D, row_tiles>::threads, Forward<D, row
   store_rows<D, row_tiles>(out, out_stride, first_row, place.length, d, rows.o, inverse);
 }
 
-template <int D, int row_tiles, bool branched>
+template <int D, int row_tiles>
 void forward(Backend *backend, const Attention &op) {
   typedef Forward<D, row_tiles> F;
   int tiles = ceil_div(op.sequences.max_len, static_cast<int>(F::queries));
   float scale_log2 = log2_e / sqrtf(static_cast<float>(op.head_dim));
   launch(cuda_state(backend),
          {"attention_forward", place_blocks(op.sequences, op.heads, tiles), F::threads, F::shared_bytes},
-         attention_forward<D, row_tiles, branched>, op, tiles, scale_log2);
-}
-
-template <int D, bool branched>
-void forward(Backend *backend, const Attention &op) {
-  if (op.sequences.max_len <= short_length)
-    forward<D, 1, branched>(backend, op);
-  else
-    forward<D, 2, branched>(backend, op);
+         op.sequences.branch ? attention_forward<D, row_tiles, true> : attention_forward<D, row_tiles, false>,
+         op, tiles, scale_log2);
 }
 
 template <int D>
 void forward(Backend *backend, const Attention &op) {
-  if (op.sequences.branch)
-    forward<D, true>(backend, op);
+  if (op.sequences.max_len <= short_length)
+    forward<D, 1>(backend, op);
   else
-    forward<D, false>(backend, op);
+    forward<D, 2>(backend, op);
 }
 
 }  // namespace

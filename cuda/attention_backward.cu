@@ -118,7 +118,7 @@ DEVICE void mask_branches(float (&s)[1][columns][4], const Branches &branches, i
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         int key = first_key + half * 8 + lane / 4;
-        if (key >= branches.shared && key < start) s[0][n][2 * half + i] = -0x1p100f;
+        if (key >= branches.shared && key < start) s[0][n][2 * half + i] = other_branch;
       }
     }
 }
@@ -338,19 +338,22 @@ __global__ void __launch_bounds__(Backward<D, warps>::threads, Backward<D, warps
   store_rows<D, 1>(view.dq, view.stride, first_query, length, op.head_dim, dq, scales);
 }
 
-template <int D, int warps, bool branched>
+template <int D, int warps>
 void backward(Backend *backend, const AttentionBackward &op, const float *delta) {
   typedef Backward<D, warps> B;
   int tiles = ceil_div(op.sequences.max_len, static_cast<int>(B::own));
   float scale = 1.0f / sqrtf(static_cast<float>(op.head_dim));
+  bool branched = op.sequences.branch;
   launch(cuda_state(backend),
          {"attention_backward_keys", place_blocks(op.sequences, op.kv_heads, tiles), B::threads,
           B::shared_bytes},
-         attention_backward_keys<D, warps, branched>, op, delta, tiles, scale);
+         branched ? attention_backward_keys<D, warps, true> : attention_backward_keys<D, warps, false>, op,
+         delta, tiles, scale);
   launch(cuda_state(backend),
          {"attention_backward_queries", place_blocks(op.sequences, op.heads, tiles), B::threads,
           B::shared_bytes},
-         attention_backward_queries<D, warps, branched>, op, delta, tiles, scale);
+         branched ? attention_backward_queries<D, warps, true> : attention_backward_queries<D, warps, false>,
+         op, delta, tiles, scale);
 }
 
 /* The prefix's gradient as `slices` rows of partial sums. */
@@ -364,14 +367,6 @@ void backward_prefix(Backend *backend, const AttentionBackward &op, const float 
       static_cast<unsigned>(slices) * static_cast<unsigned>(tiles) * static_cast<unsigned>(op.kv_heads);
   launch(cuda_state(backend), {"attention_backward_prefix", blocks, B::threads, B::shared_bytes},
          attention_backward_prefix<D, warps>, op, delta, partial, slices, tiles, scale);
-}
-
-template <int D, int warps>
-void backward(Backend *backend, const AttentionBackward &op, const float *delta) {
-  if (op.sequences.branch)
-    backward<D, warps, true>(backend, op, delta);
-  else
-    backward<D, warps, false>(backend, op, delta);
 }
 
 /* slices: 0 where no prefix is trained */

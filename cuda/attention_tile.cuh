@@ -177,6 +177,10 @@ struct Branches {
   DEVICE int of(int row) const { return starts[row] - begin; }
 };
 
+/* The score of a key in another branch. A power of two, so that scaling is exact: where a row has seen
+ * nothing else, S - m is 0. */
+const float other_branch = -0x1p100f;
+
 template <bool branched>
 DEVICE Branches branches_of(const Sequences &sequences, const Place &place) {
   if (!branched) return {nullptr, 0, 0};

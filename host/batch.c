@@ -116,10 +116,6 @@ void batch_add(Batch *batch, const int32_t *tokens, int count, int first_target)
   batch_branch(batch, tokens, count, first_target, 0);
 }
 
-void batch_add_scored(Batch *batch, const int32_t *tokens, int count) {
-  batch_branch_scored(batch, tokens, count, 0);
-}
-
 void batch_upload(Batch *batch) {
   batch->backend->upload(batch->backend, batch->device.tokens, batch->host.tokens,
                          elements(batch) * sizeof(int32_t));

@@ -44,11 +44,10 @@ void batch_clear(Batch *batch);
 bool batch_fits(const Batch *batch, int tokens);
 /* Adds a text. Its tokens from first_target (at least 1) on are targets; first_target = count: none. */
 void batch_add(Batch *batch, const int32_t *tokens, int count, int first_target);
-/* Adds a text whose last token's row is asked for (reward model). */
-void batch_add_scored(Batch *batch, const int32_t *tokens, int count);
 /* The same for a text whose first `shared` tokens, none of whose rows is asked for, are those of the text before.
  * 0: none. */
 void batch_branch(Batch *batch, const int32_t *tokens, int count, int first_target, int shared);
+/* Such a text of which the last token's row is asked for (reward model). */
 void batch_branch_scored(Batch *batch, const int32_t *tokens, int count, int shared);
 /* Adds the tokens only. Token t of the text has row t + what is returned, if t is not a shared one. */
 int batch_place(Batch *batch, const int32_t *tokens, int count, int shared);

@@ -56,7 +56,8 @@ int reward_encode(const PromptCodec *codec, RewardInput input, const char *post,
     *shared = count = prompt_encode(codec, post, out);
     count += encode_cut(codec, reply, out + count, codec->max_reply_tokens);
   } else {
-    *shared = count = codec->start_count;
+    *shared = 0;
+    count = codec->start_count;
     memcpy(out, codec->instruction, sizeof *out * (size_t)count);
     count += encode_cut(codec, reply, out + count, codec->max_reply_tokens);
     out[count++] = tokenizer_sep(codec->tokenizer);

@@ -28,7 +28,7 @@ int prompt_encode(const PromptCodec *codec, const char *post, int32_t *out);
 int reply_encode(const PromptCodec *codec, const char *reply, int32_t *out);
 /* The reward model's input: post <sep> reply <eos> with the instruction, or reply <sep> post <eos>. Always
  * ends in <eos>, whose row is scored; begins with the start tokens. out has room for sequence_max. *shared:
- * how many of the first tokens are the same for every reply to the post. */
+ * tokens of the post, which every reply to it has in front; 0 where the reply is. */
 int reward_encode(const PromptCodec *codec, RewardInput input, const char *post, const char *reply,
                   int32_t *out, int *shared);
 

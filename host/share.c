@@ -51,16 +51,18 @@ void share_free(BatchShare *share) {
   if (share->part.backend) batch_free(&share->part);
 }
 
-/* Adds text s of whole, which is a sequence there, with the rows from *row on that are its own. */
+/* Adds text s of whole, which is a sequence there, with the rows from *row on that are its own; if not mine,
+ * only passes these rows. */
 static void take_text(Batch *part, const Batch *whole, int s, int *row, bool mine) {
-  int begin = whole->host.cu_seqlens[s], end = whole->host.cu_seqlens[s + 1], from = part->tokens, offset = 0;
-  if (mine)
-    offset = batch_place(part, whole->host.tokens + begin, end - begin, whole->text_shared[s]) - begin;
-  for (int t = from; mine && t < part->tokens; t++) part->host.ids[t] = whole->host.ids[t - offset];
-  for (; *row < whole->rows && whole->host.rows[*row] < end; ++*row) {
-    if (!mine) continue;
-    part->host.rows[part->rows] = whole->host.rows[*row] + offset;
-    part->host.targets[part->rows++] = whole->host.targets[*row];
+  int begin = whole->host.cu_seqlens[s], end = whole->host.cu_seqlens[s + 1];
+  int first_row = *row, from = part->tokens;
+  while (*row < whole->rows && whole->host.rows[*row] < end) ++*row;
+  if (!mine) return;
+  int offset = batch_place(part, whole->host.tokens + begin, end - begin, whole->text_shared[s]) - begin;
+  for (int t = from; t < part->tokens; t++) part->host.ids[t] = whole->host.ids[t - offset];
+  for (int r = first_row; r < *row; r++) {
+    part->host.rows[part->rows] = whole->host.rows[r] + offset;
+    part->host.targets[part->rows++] = whole->host.targets[r];
   }
 }
 

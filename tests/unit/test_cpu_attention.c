@@ -160,6 +160,15 @@ static void check_case(Check *c, Case *k, double tolerance) {
   for (size_t i = 0; i < all; i++) assert_true(isfinite(k->dqkv[i]));
 }
 
+/* The forward pass, and gradients by differences. */
+static void check_by_differences(Check *c, Case *k) {
+  check_case(c, k, 2e-5);
+  check_gradient(c, "dqkv", reference_loss, k, k->qkv, k->dqkv,
+                 (size_t)k->tokens * (k->heads + 2 * k->kv_heads) * k->dim, 2e-4);
+  if (k->prefix)
+    check_gradient(c, "dprefix", reference_loss, k, k->prefix, k->dprefix, prefix_count(k), 2e-4);
+}
+
 static void random_ragged_shapes_match_the_reference_and_its_gradients(void **state) {
   (void)state;
   static const int dims[] = {1, 7, 16, 32, 64}, kv[] = {1, 2, 3}, groups[] = {1, 2, 3};
@@ -172,9 +181,7 @@ static void random_ragged_shapes_match_the_reference_and_its_gradients(void **st
     int kv_heads = kv[check_size(&c, 0, 2)];
     Case k = make_case(&c, lengths, count, kv_heads * groups[check_size(&c, 0, 2)], kv_heads,
                        dims[check_size(&c, 0, 4)], 1.5);
-    check_case(&c, &k, 2e-5);
-    check_gradient(&c, "dqkv", reference_loss, &k, k.qkv, k.dqkv,
-                   (size_t)k.tokens * (k.heads + 2 * k.kv_heads) * k.dim, 2e-4);
+    check_by_differences(&c, &k);
   }
   check_end(&c);
 }
@@ -208,36 +215,44 @@ static void reference_gradient(const Case *k, double *dqkv, double *dprefix) {
       }
 }
 
+/* The forward pass, and gradients in closed form; that of the prefix is added to what is there. */
+static void check_in_closed_form(Check *c, Case *k) {
+  size_t all = (size_t)k->tokens * (k->heads + 2 * k->kv_heads) * k->dim;
+  double *dqkv = NEW(&c->arena, double, all), *dprefix = NEW(&c->arena, double, prefix_count(k));
+  for (size_t j = 0; j < prefix_count(k); j++) dprefix[j] = (double)k->dprefix[j];
+  check_case(c, k, 2e-5);
+  reference_gradient(k, dqkv, dprefix);
+  check_close(c, "dqkv", k->dqkv, dqkv, all, 1e-4);
+  if (k->prefix) check_close(c, "dprefix", k->dprefix, dprefix, prefix_count(k), 1e-4);
+}
+
 static void lengths_at_the_edges_of_the_blocks_match(void **state) {
   (void)state;
   static const int lengths[] = {63, 64, 65, 0, 1, 255, 257, 331};
   Check c;
   check_begin(&c, "attention edges");
   Case k = make_case(&c, lengths, 8, 2, 1, 16, 2);
-  check_case(&c, &k, 2e-5);
-  size_t all = (size_t)k.tokens * 4 * k.dim;
-  double *dqkv = NEW(&c.arena, double, all);
-  reference_gradient(&k, dqkv, NULL);
-  check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
+  check_in_closed_form(&c, &k);
   check_end(&c);
+}
+
+/* A few sequences, `fewest` at least, of which half are short. */
+static Case random_case(Check *c, int fewest) {
+  static const int dims[] = {1, 7, 16, 32}, kv[] = {1, 2, 3}, groups[] = {1, 2};
+  int lengths[8], count = check_size(c, fewest, 6);
+  for (int i = 0; i < count; i++) lengths[i] = check_size(c, 0, 1) ? check_size(c, 0, 37) : i % 3;
+  int kv_heads = kv[check_size(c, 0, 2)], heads = kv_heads * groups[check_size(c, 0, 1)];
+  return make_case(c, lengths, count, heads, kv_heads, dims[check_size(c, 0, 3)], 1.5);
 }
 
 static void a_prefix_stands_before_every_sequence(void **state) {
   (void)state;
-  static const int dims[] = {1, 7, 16, 32}, kv[] = {1, 2, 3}, groups[] = {1, 2};
   Check c;
   check_begin(&c, "attention prefix");
   for (int round = 0; round < 12; round++) {
-    int lengths[8], count = check_size(&c, 1, 6);
-    for (int i = 0; i < count; i++) lengths[i] = check_size(&c, 0, 1) ? check_size(&c, 0, 37) : i % 3;
-    int kv_heads = kv[check_size(&c, 0, 2)];
-    Case k = make_case(&c, lengths, count, kv_heads * groups[check_size(&c, 0, 1)], kv_heads,
-                       dims[check_size(&c, 0, 3)], 1.5);
+    Case k = random_case(&c, 1);
     add_prefix(&c, &k, round ? check_size(&c, 1, 21) : 1, 1.5);
-    check_case(&c, &k, 2e-5);
-    check_gradient(&c, "dqkv", reference_loss, &k, k.qkv, k.dqkv,
-                   (size_t)k.tokens * (k.heads + 2 * k.kv_heads) * k.dim, 2e-4);
-    check_gradient(&c, "dprefix", reference_loss, &k, k.prefix, k.dprefix, prefix_count(&k), 2e-4);
+    check_by_differences(&c, &k);
   }
   check_end(&c);
 }
@@ -255,13 +270,7 @@ static void prefixes_of_every_length_match_at_the_edges_of_the_blocks(void **sta
     Case k = make_case(&c, lengths, 40, 2, 1, 8, 2);
     add_prefix(&c, &k, prefixes[i], 2);
     for (size_t j = 0; j < prefix_count(&k); j++) k.dprefix[j] = 1; /* what is added to */
-    check_case(&c, &k, 2e-5);
-    size_t all = (size_t)k.tokens * 4 * k.dim;
-    double *dqkv = NEW(&c.arena, double, all), *dprefix = NEW(&c.arena, double, prefix_count(&k));
-    for (size_t j = 0; j < prefix_count(&k); j++) dprefix[j] = 1;
-    reference_gradient(&k, dqkv, dprefix);
-    check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
-    check_close(&c, "dprefix", k.dprefix, dprefix, prefix_count(&k), 1e-4);
+    check_in_closed_form(&c, &k);
   }
   check_end(&c);
 }
@@ -300,22 +309,13 @@ static void an_empty_batch_leaves_the_prefix_gradient(void **state) {
 
 static void branches_see_what_they_share_and_themselves(void **state) {
   (void)state;
-  static const int dims[] = {1, 7, 16, 32}, kv[] = {1, 2, 3}, groups[] = {1, 2};
   Check c;
   check_begin(&c, "attention branches");
   for (int round = 0; round < 12; round++) {
-    int lengths[8], count = check_size(&c, 0, 6);
-    for (int i = 0; i < count; i++) lengths[i] = check_size(&c, 0, 1) ? check_size(&c, 0, 37) : i % 3;
-    int kv_heads = kv[check_size(&c, 0, 2)];
-    Case k = make_case(&c, lengths, count, kv_heads * groups[check_size(&c, 0, 1)], kv_heads,
-                       dims[check_size(&c, 0, 3)], 1.5);
+    Case k = random_case(&c, 0);
     add_branches(&c, &k, 9);
     if (round % 3 == 0) add_prefix(&c, &k, check_size(&c, 1, 9), 1.5);
-    check_case(&c, &k, 2e-5);
-    check_gradient(&c, "dqkv", reference_loss, &k, k.qkv, k.dqkv,
-                   (size_t)k.tokens * (k.heads + 2 * k.kv_heads) * k.dim, 2e-4);
-    if (k.prefix)
-      check_gradient(&c, "dprefix", reference_loss, &k, k.prefix, k.dprefix, prefix_count(&k), 2e-4);
+    check_by_differences(&c, &k);
   }
   check_end(&c);
 }
@@ -329,11 +329,7 @@ static void long_branches_match_at_the_edges_of_the_blocks(void **state) {
   for (int longest = 40; longest <= 400; longest += 180) {
     Case k = make_case(&c, lengths, 5, 2, 1, 16, 2);
     add_branches(&c, &k, longest);
-    check_case(&c, &k, 2e-5);
-    size_t all = (size_t)k.tokens * 4 * k.dim;
-    double *dqkv = NEW(&c.arena, double, all);
-    reference_gradient(&k, dqkv, NULL);
-    check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
+    check_in_closed_form(&c, &k);
   }
   check_end(&c);
 }
@@ -347,12 +343,7 @@ static void full_attention_sees_the_whole_sequence(void **state) {
     Case k = make_case(&c, lengths, 7, 4, 2, 16, 2);
     k.full = true;
     if (prefix) add_prefix(&c, &k, prefix, 2);
-    check_case(&c, &k, 2e-5);
-    size_t all = (size_t)k.tokens * 8 * k.dim;
-    double *dqkv = NEW(&c.arena, double, all), *dprefix = NEW(&c.arena, double, prefix_count(&k));
-    reference_gradient(&k, dqkv, dprefix);
-    check_close(&c, "dqkv", k.dqkv, dqkv, all, 1e-4);
-    if (prefix) check_close(&c, "dprefix", k.dprefix, dprefix, prefix_count(&k), 1e-4);
+    check_in_closed_form(&c, &k);
   }
   check_end(&c);
 }
