@@ -1,5 +1,5 @@
-/* Causal attention forward for compute capability 9.0 (Dao 2023; Shah et al. 2024): the formula, the shapes
- * and the lower bound of attention.cu, bf16, head_dim 64 or 128, with the keys of the prefix.
+/* Attention forward for compute capability 9.0 (Dao 2023; Shah et al. 2024): the formula, the shapes and the
+ * lower bound of attention.cu, bf16, head_dim 64 or 128, causal or full, with the keys of the prefix.
  *
  * A block stays on its multiprocessor and goes through items: a head and a tile of 64 queries for each of its
  * consumer warpgroups. One thread of a further warpgroup, the producer, has the copy engine load Q (two
@@ -7,8 +7,9 @@
  * their own. A row of up to 192 (d = 64) or 128 (d = 128) tokens is one item, all that it needs is read once,
  * and the next rows' loads are in flight meanwhile: short rows run at the speed of memory.
  *
- * A consumer goes from the diagonal block down to key 0 and then over the prefix, so that the one masked
- * block of a sequence is the first and every row has a finite maximum from there on. It issues S of the next
+ * A consumer goes from the diagonal block (if full, the sequence's last) down to key 0 and then over the
+ * prefix, so that the one masked block of a sequence is the first and every row has a finite maximum from
+ * there on. It issues S of the next
  * block and then P V of this one, and computes the softmax of S while P V runs. Consumers issue in turn
  * (named barriers), so that the softmax of one falls on the products of another. P goes from registers to
  * registers. */
@@ -58,7 +59,7 @@ DEVICE bool item_of(const Attention &op, int tiles, int turn, Item &item) {
   Place work;
   if (!work_of(op.sequences, op.heads, tiles, F::queries, true, turn, work)) return false;
   int first_query = work.tile * F::queries, end = first_query + F::queries;
-  int own_blocks = ceil_div(end < work.length ? end : work.length, static_cast<int>(F::keys));
+  int own_blocks = ceil_div(op.full || end > work.length ? work.length : end, static_cast<int>(F::keys));
   item = {work.begin, work.length, first_query,
           work.head,  own_blocks,  own_blocks + ceil_div(op.prefix_len, static_cast<int>(F::keys))};
   return true;
@@ -184,7 +185,7 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
   int count = first, end = first + item.blocks, prefix_first = first + item.own_blocks;
   shared.q_ring.wait_full(q_count);
-  int begin = top < item.length ? prefix_first - 1 - top / F::keys : end;
+  int begin = top >= item.length ? end : op.full ? first : prefix_first - 1 - top / F::keys;
   for (; count < begin; count++) pass_block<D>(shared, count, consumer);
   if (count == end) {
     shared.q_ring.release(q_count);
@@ -204,8 +205,8 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
   wgmma_wait<0>();
   wgmma_settle(s);
   shared.k_ring.release(count);
-  int seen = first_row % F::keys + lane_index() / 4 + 1;
-  mask(s, seen, seen + 8);
+  int seen = first_row % F::keys + lane_index() / 4 + 1, all = item.length - (item.own_blocks - 1) * F::keys;
+  mask(s, op.full ? all : seen, op.full ? all : seen + 8);
   soften(rows, s, shrink, scale_log2);
   pack_fragments(p, s);
   if (count + 1 < end) shared.k_ring.wait_full(count + 1);

@@ -51,9 +51,21 @@ static void every_query_sees_the_prefix(void **) {
   check({{1, 29}, 2, 1, 128, 128}, test_case);
 }
 
+/* The first block that is visited is the last of the row: its edges, and tiles with consumers beyond the end. */
+static void full_rows_see_later_keys(void **) {
+  check({{1, 64, 65, 127, 128, 129}, 1, 1, 64, 0, true}, 200);
+  check({{193, 0, 257, 20}, 2, 1, 64, 5, true}, 201);
+  check({{128, 1, 63}, 1, 1, 128, 0, true}, 202);
+  check({{65, 0, 300, 129}, 2, 1, 128, 129, true}, 203);
+  TestRandom random(204);
+  for (uint32_t i = 0; i < 2; i++)
+    check({{random.below(400), random.below(200), random.below(100)}, 1, 1, i ? 128 : 64, 0, true}, 205 + i);
+}
+
 static void large_scores_stay_finite(void **) {
   check({{150, 20}, 1, 1, 64, 9}, 70, 8);
   check({{150, 20}, 1, 1, 128, 0}, 71, 8);
+  check({{150, 20}, 1, 1, 64, 9, true}, 72, 8);
 }
 
 static void an_empty_batch_does_nothing(void **) {
@@ -111,6 +123,7 @@ int main() {
       cmocka_unit_test(ragged_rows_do_not_see_each_other),
       cmocka_unit_test(query_heads_share_key_heads),
       cmocka_unit_test(every_query_sees_the_prefix),
+      cmocka_unit_test(full_rows_see_later_keys),
       cmocka_unit_test(large_scores_stay_finite),
       cmocka_unit_test(an_empty_batch_does_nothing),
       cmocka_unit_test(lse_may_be_left_out),
