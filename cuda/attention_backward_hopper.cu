@@ -1,6 +1,6 @@
-/* Causal attention backward for compute capability 9.0: the formula, the shapes and the lower bound of
- * attention_backward.cu, whose delta it is given; bf16, head_dim 64 or 128, without a prefix. No atomics: the
- * bits never depend on the order of blocks.
+/* Attention backward for compute capability 9.0: the formula, the shapes and the lower bound of
+ * attention_backward.cu, whose delta it is given; bf16, head_dim 64 or 128, causal or full, without a prefix.
+ * No atomics: the bits never depend on the order of blocks.
  *
  * keys: an item is a key-value head and a tile of 64 keys for each consumer warpgroup (192 in all for d = 64,
  * 128 for d = 128). The producer loads K and V once and then a ring of steps of 64 queries, q and dout, for
@@ -60,31 +60,42 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, steps, scores, rows, {barriers}, {barriers + 2 * B::kv_stages}};
 }
 
-/* An item's steps: the queries from its first key on, for each head of its group. */
-struct Item {
-  int begin, length, first_key, kv_head, group, steps_a_head, steps;
+/* What a query sees, known to the compiler: the instances of one leave no registers for another's masks. */
+struct Causal {
+  static const bool full = false;
+};
+struct Full {
+  static const bool full = true;
 };
 
-template <int D>
+/* An item's steps: the queries from its first key (if full, from the sequence's first) on, for each head of
+ * its group. */
+struct Item {
+  int begin, length, first_key, first_query, kv_head, group, steps_a_head, steps;
+};
+
+template <int D, typename Sight>
 DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item) {
   typedef Backward<D> B;
   Place work;
   if (!work_of(op.sequences, op.kv_heads, tiles, B::keys, false, turn, work)) return false;
   int first_key = work.tile * B::keys, group = op.heads / op.kv_heads;
-  int steps_a_head = ceil_div(work.length - first_key, static_cast<int>(B::step));
-  item = {work.begin, work.length, first_key, work.head, group, steps_a_head, steps_a_head * group};
+  int first_query = Sight::full ? 0 : first_key;
+  int steps_a_head = ceil_div(work.length - first_query, static_cast<int>(B::step));
+  item = {work.begin, work.length, first_key,    first_query,
+          work.head,  group,       steps_a_head, steps_a_head * group};
   return true;
 }
 
 /* One thread: K and V of the items, q and dout of their steps. */
-template <int D>
+template <int D, typename Sight>
 DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const AttentionBackward &op, int tiles,
                     const Shared<D> &shared) {
   typedef Backward<D> B;
   int tokens = op.sequences.tokens, kv_count = 0, count = 0;
   Item item;
   for (int turn = 0; turn < work_turns(op.sequences, op.kv_heads, tiles); turn++) {
-    if (!item_of<D>(op, tiles, turn, item)) continue;
+    if (!item_of<D, Sight>(op, tiles, turn, item)) continue;
     int end = item.begin + item.length, column = (op.heads + item.kv_head) * D;
     MBarrier *full = shared.kv_ring.fill(kv_count, 2 * B::key_bytes);
     load_boxes<D, B::keys>(shared.k(kv_count), qkv, tokens, column, item.begin + item.first_key, end, full);
@@ -93,7 +104,7 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const Attention
     kv_count++;
     for (int i = 0; i < item.steps; i++, count++) {
       int head = item.kv_head * item.group + i / item.steps_a_head;
-      int row = item.begin + item.first_key + i % item.steps_a_head * B::step;
+      int row = item.begin + item.first_query + i % item.steps_a_head * B::step;
       full = shared.step_ring.fill(count, 2 * B::step_bytes);
       load_boxes<D, B::step>(shared.q(count), qkv, tokens, head * D, row, end, full);
       load_boxes<D, B::step>(shared.dout(count), dout, tokens, head * D, row, end, full);
@@ -103,20 +114,20 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const Attention
 
 /* One warp: lse (times log2 e) and delta of the steps. Rows beyond the end get an infinite lse, so that their
  * P is 0. */
-template <int D>
+template <int D, typename Sight>
 DEVICE void produce_rows(const AttentionBackward &op, const float *delta, int tiles,
                          const Shared<D> &shared) {
   typedef Backward<D> B;
   int count = 0;
   Item item;
   for (int turn = 0; turn < work_turns(op.sequences, op.kv_heads, tiles); turn++) {
-    if (!item_of<D>(op, tiles, turn, item)) continue;
+    if (!item_of<D, Sight>(op, tiles, turn, item)) continue;
     for (int i = 0; i < item.steps; i++, count++) {
       int head = item.kv_head * item.group + i / item.steps_a_head;
       ptrdiff_t at = static_cast<ptrdiff_t>(head) * op.sequences.tokens + item.begin;
       shared.step_ring.wait_empty(count);
       for (int r = lane_index(); r < B::step; r += 32) {
-        int row = item.first_key + i % item.steps_a_head * B::step + r;
+        int row = item.first_query + i % item.steps_a_head * B::step + r;
         bool valid = row < item.length;
         shared.lse(count)[r] = valid ? op.lse[at + row] * log2_e : INFINITY;
         shared.delta(count)[r] = valid ? delta[at + row] : 0.0f;
@@ -157,9 +168,10 @@ DEVICE void score_gradients(const uint32_t (&p)[count][4], float (&dp)[2 * count
     }
 }
 
-/* A warpgroup's dS^T [64 keys, 64 queries] to its rows of 128 bytes, swizzled as a copy would leave it. */
+/* A warpgroup's dS^T [64 keys, 64 queries] to its rows of 128 bytes, swizzled as a copy would leave it; 0
+ * from key `keys` on. */
 template <int steps>
-DEVICE void store_scores(unsigned char *tile, const uint32_t (&ds)[steps][4]) {
+DEVICE void store_scores(unsigned char *tile, const uint32_t (&ds)[steps][4], int keys) {
   int key = warp_index() % 4 * 16 + lane_index() / 4;
 #pragma unroll
   for (int k = 0; k < steps; k++)
@@ -167,7 +179,7 @@ DEVICE void store_scores(unsigned char *tile, const uint32_t (&ds)[steps][4]) {
     for (int i = 0; i < 4; i++) {
       int row = key + i % 2 * 8, chunk = k * 2 + i / 2; /* as pack_fragments has them */
       *reinterpret_cast<uint32_t *>(tile + row * 128 + (chunk ^ (row & 7)) * 16 + lane_index() % 4 * 4) =
-          ds[k][i];
+          row < keys ? ds[k][i] : 0;
     }
 }
 
@@ -188,13 +200,14 @@ DEVICE void multiply_scores(float (&dq)[D / 8][4], const unsigned char *ds, cons
 }
 
 /* One item by one consumer warpgroup. whole: the item has all keys of its rows, dq is written too. */
-template <int D, bool whole>
+template <int D, bool whole, typename Sight>
 DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<D> &shared, int kv_count,
                     int first, int consumer, float scale) {
   typedef Backward<D> B;
   int stride = (op.heads + 2 * op.kv_heads) * D;
   bf16 *dqkv = static_cast<bf16 *>(op.dqkv) + static_cast<ptrdiff_t>(item.begin) * stride;
   const unsigned char *k = shared.k(kv_count), *v = shared.v(kv_count);
+  int keys = item.length - item.first_key - consumer * 64; /* that there are of this consumer's */
   float dk[D / 8][4] = {}, dv[D / 8][4] = {};
 
   shared.kv_ring.wait_full(kv_count);
@@ -203,7 +216,8 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
   wgmma_settle(dv);
   for (int i = 0; i < item.steps; i++) {
     int count = first + i, step = i % item.steps_a_head;
-    if (step >= consumer) { /* else these keys are the future of all of the step's queries */
+    /* Else these keys are the future of all of the step's queries, or there are none. */
+    if (Sight::full ? keys > 0 : step >= consumer) {
       float s[B::step / 8][4], dp[B::step / 8][4];
       uint32_t p[B::step / 16][4], ds[B::step / 16][4];
       wgmma_fence();
@@ -214,7 +228,7 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
       wgmma_commit();
       wgmma_wait<1>();
       wgmma_settle(s);
-      probabilities(s, shared.lse(count), step == consumer, scale * log2_e);
+      probabilities(s, shared.lse(count), !Sight::full && step == consumer, scale * log2_e);
       pack_fragments(p, s);
       wgmma_settle(p);
       /* Branches: the compiler would move the exponentials behind the wait for dP. */
@@ -224,7 +238,7 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
       score_gradients(p, dp, shared.delta(count));
       pack_fragments(ds, dp);
       if (whole) {
-        store_scores(shared.ds(count) + consumer * 64 * 128, ds);
+        store_scores(shared.ds(count) + consumer * 64 * 128, ds, Sight::full ? keys : 64);
         async_proxy_fence();
       }
       wgmma_fence();
@@ -242,12 +256,12 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
       named_sync(1, B::consumers * warpgroup); /* dS is there for all */
       if (count % B::consumers == consumer) {
         float dq[D / 8][4];
-        int blocks = step + 1 < B::consumers ? step + 1 : B::consumers;
-        if (blocks == 1)
+        int last = Sight::full ? item.steps_a_head - 1 : step; /* block of keys that it sees */
+        if (last == 0)
           multiply_scores<D, 1>(dq, shared.ds(count), k);
-        else if (blocks == 2)
+        else if (last == 1 || B::consumers == 2)
           multiply_scores<D, 2>(dq, shared.ds(count), k);
-        else if (B::consumers == 3)
+        else
           multiply_scores<D, 3>(dq, shared.ds(count), k);
         int head = item.kv_head * item.group + i / item.steps_a_head;
         const float scales[2] = {scale, scale};
@@ -264,7 +278,7 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
   store_wide<D>(dk_rows + op.kv_heads * D, stride, first_row, item.length, dv, one);
 }
 
-template <int D, bool whole>
+template <int D, bool whole, typename Sight>
 __global__ void __launch_bounds__(Backward<D>::threads, 1)
     attention_backward_keys_hopper(const __grid_constant__ TensorMap qkv,
                                    const __grid_constant__ TensorMap dout, AttentionBackward op,
@@ -282,15 +296,15 @@ __global__ void __launch_bounds__(Backward<D>::threads, 1)
     int role = warpgroup_index(); /* 0: the producer */
     if (role == 0) {
       registers_give<B::producer_registers>();
-      if (threadIdx.x == 0) produce<D>(qkv, dout, op, tiles, shared);
-      if (warp_index() == 1) produce_rows<D>(op, delta, tiles, shared);
+      if (threadIdx.x == 0) produce<D, Sight>(qkv, dout, op, tiles, shared);
+      if (warp_index() == 1) produce_rows<D, Sight>(op, delta, tiles, shared);
     } else {
       registers_take<B::consumer_registers>();
       Item item;
       int kv_count = 0, count = 0;
       for (int turn = 0; turn < work_turns(op.sequences, op.kv_heads, tiles); turn++) {
-        if (!item_of<D>(op, tiles, turn, item)) continue;
-        consume<D, whole>(op, item, shared, kv_count, count, role - 1, scale);
+        if (!item_of<D, Sight>(op, tiles, turn, item)) continue;
+        consume<D, whole, Sight>(op, item, shared, kv_count, count, role - 1, scale);
         kv_count++;
         count += item.steps;
       }
@@ -298,7 +312,7 @@ __global__ void __launch_bounds__(Backward<D>::threads, 1)
   }
 }
 
-template <int D, bool whole>
+template <int D, bool whole, typename Sight>
 void backward_keys(CudaState *state, const TensorMap &qkv, const TensorMap &dout, const AttentionBackward &op,
                    const float *delta) {
   typedef Backward<D> B;
@@ -306,11 +320,11 @@ void backward_keys(CudaState *state, const TensorMap &qkv, const TensorMap &dout
   launch(state,
          {"attention_backward_keys_hopper", work_blocks(state, op.sequences, op.kv_heads, tiles), B::threads,
           B::shared_bytes},
-         attention_backward_keys_hopper<D, whole>, qkv, dout, op, delta, tiles,
+         attention_backward_keys_hopper<D, whole, Sight>, qkv, dout, op, delta, tiles,
          1.0f / sqrtf(static_cast<float>(D)));
 }
 
-template <int D>
+template <int D, typename Sight>
 bool backward(Backend *backend, const AttentionBackward &op, const float *delta) {
   CudaState *state = cuda_state(backend);
   TensorMap qkv, dout;
@@ -318,12 +332,17 @@ bool backward(Backend *backend, const AttentionBackward &op, const float *delta)
       !map_rows_of(state, &dout, op.dout, op.heads * D, op.sequences.tokens))
     return false;
   if (op.sequences.max_len <= Backward<D>::keys) {
-    backward_keys<D, true>(state, qkv, dout, op, delta);
+    backward_keys<D, true, Sight>(state, qkv, dout, op, delta);
   } else {
-    backward_keys<D, false>(state, qkv, dout, op, delta);
+    backward_keys<D, false, Sight>(state, qkv, dout, op, delta);
     attention_backward_queries(state, qkv, dout, op, delta);
   }
   return true;
+}
+
+template <int D>
+bool backward(Backend *backend, const AttentionBackward &op, const float *delta) {
+  return op.full ? backward<D, Full>(backend, op, delta) : backward<D, Causal>(backend, op, delta);
 }
 
 }  // namespace

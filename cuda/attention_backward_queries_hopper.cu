@@ -2,9 +2,9 @@
  * dS K / sqrt(d), S and dP computed again.
  *
  * An item is a head and a tile of 64 queries for each consumer warpgroup. The producer loads q and dout (two
- * buffers) and then blocks of 64 keys, K and V in one ring, from the diagonal down to key 0. A consumer has S
- * = q K^T and dP = dO V^T computed, and dS goes from registers to registers into dq += dS K, which runs while
- * the next block begins. */
+ * buffers) and then blocks of 64 keys, K and V in one ring, from the diagonal (if full, the sequence's last
+ * block) down to key 0. A consumer has S = q K^T and dP = dO V^T computed, and dS goes from registers to
+ * registers into dq += dS K, which runs while the next block begins. */
 #include "attention_hopper.cuh"
 
 namespace {
@@ -52,7 +52,7 @@ DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item
   if (!work_of(op.sequences, op.heads, tiles, Q::queries, true, turn, work)) return false;
   int first_query = work.tile * Q::queries, end = first_query + Q::queries;
   item = {work.begin, work.length, first_query, work.head,
-          ceil_div(end < work.length ? end : work.length, static_cast<int>(Q::keys))};
+          ceil_div(op.full || end > work.length ? work.length : end, static_cast<int>(Q::keys))};
   return true;
 }
 
@@ -80,17 +80,18 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const Attention
   }
 }
 
-/* From S (unscaled): P. On the diagonal, a row sees the keys up to its own. lse is times log2 e. */
+/* From S (unscaled): P. If masked, a thread's upper row sees the first `upper` keys, its lower row the first
+ * `lower`. lse is times log2 e. */
 template <int columns>
-DEVICE void probabilities(float (&s)[columns][4], const float (&lse)[2], bool diagonal, float scale_log2) {
-  int query = warp_index() % 4 * 16 + lane_index() / 4;
+DEVICE void probabilities(float (&s)[columns][4], const float (&lse)[2], bool masked, int upper, int lower,
+                          float scale_log2) {
 #pragma unroll
   for (int n = 0; n < columns; n++)
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int key = n * 8 + lane_index() % 4 * 2 + i % 2;
       float p = fast_exp2(s[n][i] * scale_log2 - lse[i / 2]);
-      s[n][i] = diagonal && key > query + i / 2 * 8 ? 0.0f : p;
+      s[n][i] = masked && key >= (i < 2 ? upper : lower) ? 0.0f : p;
     }
 }
 
@@ -100,7 +101,8 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
                     const Shared<D> &shared, int q_count, int first, int consumer, float scale) {
   typedef Queries<D> Q;
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
-  int count = first, end = first + item.blocks, begin = top < item.length ? end - 1 - top / Q::keys : end;
+  int count = first, end = first + item.blocks;
+  int begin = top >= item.length ? end : op.full ? first : end - 1 - top / Q::keys;
   shared.q_ring.wait_full(q_count);
   for (; count < begin; count++) { /* blocks that these rows do not see */
     shared.kv_ring.wait_full(count);
@@ -124,6 +126,8 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
   uint32_t ds[Q::keys / 16][4];
   wgmma_settle(dq);
 
+  int seen = warp_index() % 4 * 16 + lane_index() / 4 + 1, all = item.length - (item.blocks - 1) * Q::keys;
+  int upper = op.full ? all : seen, lower = op.full ? all : seen + 8;
   shared.kv_ring.wait_full(count);
   for (int i = count; i < end; i++) {
     wgmma_fence();
@@ -134,7 +138,7 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
     wgmma_wait<1>(); /* S, and dq of the block before */
     wgmma_settle(s);
     if (i > count) shared.kv_ring.release(i - 1);
-    probabilities(s, lse, i == count, scale * log2_e);
+    probabilities(s, lse, i == count, upper, lower, scale * log2_e);
     wgmma_settle(s);
     /* Branches: the compiler would move the exponentials behind the wait for dP. */
     if (i + 1 < end) shared.kv_ring.wait_full(i + 1);

@@ -237,7 +237,7 @@ inline bool hopper_fits(Backend *backend, const Attention &op) {
 
 inline bool hopper_fits(Backend *backend, const AttentionBackward &op) {
   return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && op.prefix_len == 0 &&
-         !op.full && !op.sequences.branch;
+         !op.sequences.branch;
 }
 
 #endif

@@ -36,6 +36,19 @@ static void long_rows_take_two_kernels(void **) {
   check({{129, 1, 0, 257}, 1, 1, 128, 0}, 52);
 }
 
+/* Keys beyond a row's end are nobody's future: they are hidden one by one, and their consumers idle. */
+static void full_rows_see_later_keys(void **) {
+  check({{1, 64, 65, 0, 130, 192}, 1, 1, 64, 0, true}, 200);
+  check({{70, 128, 20}, 2, 1, 128, 0, true}, 201);
+  check({{193, 20, 64}, 1, 1, 64, 0, true}, 202);
+  check({{129, 0, 64}, 2, 1, 128, 0, true}, 203);
+  TestRandom random(204);
+  for (uint32_t i = 0; i < 2; i++) {
+    int longest = random.below(i ? 130 : 200);
+    check({{longest, random.below(180), random.below(100)}, 1, 1, i ? 128 : 64, 0, true}, 205 + i);
+  }
+}
+
 static void both_kernels_compute_the_same(void **) {
   CudaState *state = cuda_state(emulator_backend());
   if (!state->hopper) skip();
@@ -66,6 +79,7 @@ int main() {
       cmocka_unit_test(ragged_rows_do_not_touch_each_other),
       cmocka_unit_test(shared_key_heads_sum_over_their_group),
       cmocka_unit_test(long_rows_take_two_kernels),
+      cmocka_unit_test(full_rows_see_later_keys),
       cmocka_unit_test(both_kernels_compute_the_same),
       cmocka_unit_test(an_empty_batch_does_nothing),
   };
