@@ -1,5 +1,6 @@
 /* Attention forward for compute capability 9.0 (Dao 2023; Shah et al. 2024): the formula, the shapes and the
- * lower bound of attention.cu, bf16, head_dim 64 or 128, causal or full, with the keys of the prefix.
+ * lower bound of attention.cu, bf16, head_dim 64 or 128, causal or full, with the keys of the prefix and with
+ * branches.
  *
  * A block stays on its multiprocessor and goes through items: a head and a tile of 64 queries for each of its
  * consumer warpgroups. One thread of a further warpgroup, the producer, has the copy engine load Q (two
@@ -9,7 +10,8 @@
  *
  * A consumer goes from the diagonal block (if full, the sequence's last) down to key 0 and then over the
  * prefix, so that the one masked block of a sequence is the first and every row has a finite maximum from
- * there on. It issues S of the next
+ * there on. With branches other blocks are masked too, but a row's own key is in that first one; blocks that
+ * none of an item's rows sees are left out. It issues S of the next
  * block and then P V of this one, and computes the softmax of S while P V runs. Consumers issue in turn
  * (named barriers), so that the softmax of one falls on the products of another. P goes from registers to
  * registers. */
@@ -48,32 +50,39 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, k, v, {barriers}, {k_barriers}, {k_barriers + 2 * F::stages}};
 }
 
-/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see. */
+/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see, own_blocks from the
+ * last to the first and then the prefix's. */
 struct Item {
   int begin, length, first_query, head, own_blocks, blocks;
+  KeyTiles keys;
+  Branches branches;
+
+  /* The sequence's block of keys that is the i-th visited. */
+  DEVICE int own_block(int i) const { return keys.at(blocks - 1 - i) - keys.prefix; }
 };
 
-template <int D>
+template <int D, bool branched>
 DEVICE bool item_of(const Attention &op, int tiles, int turn, Item &item) {
   typedef Forward<D> F;
   Place work;
   if (!work_of(op.sequences, op.heads, tiles, F::queries, true, turn, work)) return false;
-  int first_query = work.tile * F::queries, end = first_query + F::queries;
-  int own_blocks = ceil_div(op.full || end > work.length ? work.length : end, static_cast<int>(F::keys));
-  item = {work.begin, work.length, first_query,
-          work.head,  own_blocks,  own_blocks + ceil_div(op.prefix_len, static_cast<int>(F::keys))};
+  int first_query = work.tile * F::queries;
+  Branches branches = branches_of<branched>(op.sequences, work);
+  KeyTiles keys = key_tiles<F::keys>(op, work, branches, first_query, F::queries);
+  item = {work.begin, work.length, first_query, work.head, keys.count - keys.prefix,
+          keys.count, keys,        branches};
   return true;
 }
 
 /* One thread: keeps the rings full. */
-template <int D>
+template <int D, bool branched>
 DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const Attention &op, int tiles,
                     const Shared<D> &shared) {
   typedef Forward<D> F;
   int tokens = op.sequences.tokens, group = op.heads / op.kv_heads, q_count = 0, count = 0;
   Item item;
   for (int turn = 0; turn < work_turns(op.sequences, op.heads, tiles); turn++) {
-    if (!item_of<D>(op, tiles, turn, item)) continue;
+    if (!item_of<D, branched>(op, tiles, turn, item)) continue;
     int kv_head = item.head / group, end = item.begin + item.length;
     MBarrier *full = shared.q_ring.fill(q_count, F::query_bytes);
     load_boxes<D, F::queries>(shared.q_tile(q_count), qkv, tokens, item.head * D,
@@ -82,7 +91,7 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const Attenti
     for (int i = 0; i < item.blocks; i++, count++) {
       bool own = i < item.own_blocks;
       const TensorMap &map = own ? qkv : prefix;
-      int row = own ? item.begin + (item.own_blocks - 1 - i) * F::keys : (i - item.own_blocks) * F::keys;
+      int row = own ? item.begin + item.own_block(i) * F::keys : (i - item.own_blocks) * F::keys;
       int row_end = own ? end : op.prefix_len, rows = own ? tokens : op.prefix_len;
       int k_column = (own ? op.heads + kv_head : kv_head) * D, v_column = k_column + op.kv_heads * D;
       full = shared.k_ring.fill(count, F::key_bytes);
@@ -134,6 +143,34 @@ DEVICE void mask(float (&s)[columns][4], int upper, int lower) {
     }
 }
 
+/* The keys of other branches than those of a thread's rows: from `shared` on, so many. */
+struct OtherBranches {
+  int shared, upper, lower, most; /* of the two rows; of the warp's */
+};
+
+/* Rows beyond the end take the last one's. */
+DEVICE OtherBranches other_branches(const Branches &branches, int first_row, int length) {
+  int row = first_row + lane_index() / 4, last = length - 1;
+  int upper = branches.of(row < last ? row : last) - branches.shared,
+      lower = branches.of(row + 8 < last ? row + 8 : last) - branches.shared;
+  upper = upper > 0 ? upper : 0;
+  lower = lower > 0 ? lower : 0;
+  return {branches.shared, upper, lower, warp_shuffle(lower, 31)};
+}
+
+template <int columns>
+DEVICE void mask_branches(float (&s)[columns][4], const OtherBranches &others, int first_key) {
+  int ahead = first_key - others.shared;
+  if (ahead >= others.most || ahead + columns * 8 <= 0) return;
+#pragma unroll
+  for (int n = 0; n < columns; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int key = ahead + n * 8 + lane_index() % 4 * 2 + i % 2;
+      if (key >= 0 && key < (i < 2 ? others.upper : others.lower)) s[n][i] = -INFINITY;
+    }
+}
+
 /* The turn of a consumer to issue its products; then the next one's. */
 template <int D>
 DEVICE void turn_begin(int consumer) {
@@ -177,7 +214,7 @@ DEVICE void write_rows(const Attention &op, const Item &item, int first_row, con
 }
 
 /* One item by one consumer warpgroup: the q_count-th, whose blocks of keys are counted from first on. */
-template <int D>
+template <int D, bool branched>
 DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shared, int q_count, int first,
                     int consumer, float scale_log2) {
   typedef Forward<D> F;
@@ -185,7 +222,7 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
   int count = first, end = first + item.blocks, prefix_first = first + item.own_blocks;
   shared.q_ring.wait_full(q_count);
-  int begin = top >= item.length ? end : op.full ? first : prefix_first - 1 - top / F::keys;
+  int begin = top >= item.length ? end : op.full ? first : prefix_first + item.keys.gap - 1 - top / F::keys;
   for (; count < begin; count++) pass_block<D>(shared, count, consumer);
   if (count == end) {
     shared.q_ring.release(q_count);
@@ -207,6 +244,11 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
   shared.k_ring.release(count);
   int seen = first_row % F::keys + lane_index() / 4 + 1, all = item.length - (item.own_blocks - 1) * F::keys;
   mask(s, op.full ? all : seen, op.full ? all : seen + 8);
+  OtherBranches others = {};
+  if (branched) {
+    others = other_branches(item.branches, first_row, item.length);
+    mask_branches(s, others, item.own_block(count - first) * F::keys);
+  }
   soften(rows, s, shrink, scale_log2);
   pack_fragments(p, s);
   if (count + 1 < end) shared.k_ring.wait_full(count + 1);
@@ -226,6 +268,7 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
     shared.k_ring.release(count);
     int prefix_left = op.prefix_len - (count - prefix_first) * F::keys;
     if (count >= prefix_first && prefix_left < F::keys) mask(s, prefix_left, prefix_left);
+    if (branched && count < prefix_first) mask_branches(s, others, item.own_block(count - first) * F::keys);
     soften(rows, s, shrink, scale_log2);
     wgmma_settle(s);
     /* Branches: the compiler would move the softmax behind the wait for P V. */
@@ -251,7 +294,7 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
   write_rows<D>(op, item, first_row, rows, o, scale_log2);
 }
 
-template <int D>
+template <int D, bool branched>
 __global__ void __launch_bounds__(Forward<D>::threads, 1)
     attention_hopper(const __grid_constant__ TensorMap qkv, const __grid_constant__ TensorMap prefix,
                      Attention op, int tiles, float scale_log2) {
@@ -269,7 +312,7 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
     int role = warpgroup_index(); /* 0: the producer */
     if (role == 0) {
       registers_give<F::producer_registers>();
-      if (threadIdx.x == 0) produce<D>(qkv, prefix, op, tiles, shared);
+      if (threadIdx.x == 0) produce<D, branched>(qkv, prefix, op, tiles, shared);
     } else {
       registers_take<F::consumer_registers>();
       int consumer = role - 1;
@@ -277,8 +320,8 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
       Item item;
       int q_count = 0, count = 0;
       for (int turn = 0; turn < work_turns(op.sequences, op.heads, tiles); turn++) {
-        if (!item_of<D>(op, tiles, turn, item)) continue;
-        consume<D>(op, item, shared, q_count, count, consumer, scale_log2);
+        if (!item_of<D, branched>(op, tiles, turn, item)) continue;
+        consume<D, branched>(op, item, shared, q_count, count, consumer, scale_log2);
         q_count++;
         count += item.blocks;
       }
@@ -300,7 +343,8 @@ bool forward(Backend *backend, const Attention &op) {
   float scale_log2 = log2_e / sqrtf(static_cast<float>(D));
   launch(state,
          {"attention_hopper", work_blocks(state, op.sequences, op.heads, tiles), F::threads, F::shared_bytes},
-         attention_hopper<D>, qkv, prefix, op, tiles, scale_log2);
+         op.sequences.branch ? attention_hopper<D, true> : attention_hopper<D, false>, qkv, prefix, op, tiles,
+         scale_log2);
   return true;
 }
 

@@ -232,7 +232,7 @@ inline bool attention_head_dim_fits(Backend *backend, int head_dim, const char *
 
 /* Whether the kernels for compute capability 9.0 are used and take the shape. */
 inline bool hopper_fits(Backend *backend, const Attention &op) {
-  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && !op.sequences.branch;
+  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128);
 }
 
 inline bool hopper_fits(Backend *backend, const AttentionBackward &op) {

@@ -51,7 +51,8 @@ static void every_query_sees_the_prefix(void **) {
   check({{1, 29}, 2, 1, 128, 128}, test_case);
 }
 
-/* The first block that is visited is the last of the row: its edges, and tiles with consumers beyond the end. */
+/* The first block that is visited is the last of the row: its edges, and tiles with consumers beyond the end.
+ */
 static void full_rows_see_later_keys(void **) {
   check({{1, 64, 65, 127, 128, 129}, 1, 1, 64, 0, true}, 200);
   check({{193, 0, 257, 20}, 2, 1, 64, 5, true}, 201);
@@ -60,6 +61,28 @@ static void full_rows_see_later_keys(void **) {
   TestRandom random(204);
   for (uint32_t i = 0; i < 2; i++)
     check({{random.below(400), random.below(200), random.below(100)}, 1, 1, i ? 128 : 64, 0, true}, 205 + i);
+}
+
+static void branches_see_the_shared_part_and_themselves(void **) {
+  check({{40, 17, 0, 70}, 2, 1, 64, 0, false, {{5, 1, 20, 14}, {}, {}, {0, 4, 66}}}, 210);
+  check({{150, 20}, 1, 1, 128, 5, false, {{130, 10, 10}, {7, 6, 7}}}, 211);
+  check(random_branches(212, 150, 1, 1, 64, 9), 212);
+  check(random_branches(213, 150, 2, 1, 128), 213);
+}
+
+/* Blocks of 128 keys between the shared part and a tile's branches are left out, one of the first case and
+ * two of the second; where a branch ends within a tile, one consumer has to hide what another sees. */
+static void branches_cross_tiles(void **) {
+  check({{403}, 1, 1, 64, 3, false, {{3, 270, 1, 129}}}, 220);
+  check({{390}, 1, 1, 128, 0, false, {{0, 258, 132}}}, 221, 6);
+  check({{192, 256}, 1, 1, 64, 0, false, {{128, 64}, {64, 64, 128}}}, 222);
+}
+
+static void branches_equal_separate_sequences(void **) {
+  if (!available()) skip();
+  check_separate_sequences(
+      {{90, 140}, 2, 1, 64, 0, false, {{20, 30, 1, 39}, {0, 10, 130}}}, 230,
+      [](const Attention *op) { assert_true(cuda_attention_hopper(emulator_backend(), op)); });
 }
 
 static void large_scores_stay_finite(void **) {
@@ -124,6 +147,9 @@ int main() {
       cmocka_unit_test(query_heads_share_key_heads),
       cmocka_unit_test(every_query_sees_the_prefix),
       cmocka_unit_test(full_rows_see_later_keys),
+      cmocka_unit_test(branches_see_the_shared_part_and_themselves),
+      cmocka_unit_test(branches_cross_tiles),
+      cmocka_unit_test(branches_equal_separate_sequences),
       cmocka_unit_test(large_scores_stay_finite),
       cmocka_unit_test(an_empty_batch_does_nothing),
       cmocka_unit_test(lse_may_be_left_out),
