@@ -1,6 +1,6 @@
 /* Attention backward for compute capability 9.0: the formula, the shapes and the lower bound of
- * attention_backward.cu, whose delta it is given; bf16, head_dim 64 or 128, causal or full, without a prefix.
- * No atomics: the bits never depend on the order of blocks.
+ * attention_backward.cu, whose delta it is given; bf16, head_dim 64 or 128, causal or full, with
+ * branches, without a prefix. No atomics: the bits never depend on the order of blocks.
  *
  * keys: an item is a key-value head and a tile of 64 keys for each consumer warpgroup (192 in all for d = 64,
  * 128 for d = 128). The producer loads K and V once and then a ring of steps of 64 queries, q and dout, for
@@ -14,6 +14,8 @@
  *
  * Otherwise queries, of attention_backward_queries_hopper.cu, computes dq by itself: 7 products in all, the
  * price of a fixed order without a second copy of dq. */
+#include <limits.h>
+
 #include "attention_hopper.cuh"
 
 namespace {
@@ -26,7 +28,7 @@ struct Backward {
   static const int kv_stages =
       D == 64 ? 2 : 1; /* of K and V; the next item's come while this one is computed */
   static const int key_bytes = keys * D * 2, step_bytes = step * D * 2, score_bytes = keys * step * 2;
-  static const int row_bytes = 2 * step * 4; /* lse and delta of a step */
+  static const int row_bytes = 3 * step * 4; /* lse, delta and the branch's start, of a step's queries */
   static const int barriers = 2 * (kv_stages + stages);
   static const int shared_bytes = 2 * kv_stages * key_bytes + 2 * stages * step_bytes + 2 * score_bytes +
                                   stages * row_bytes + barriers * 8;
@@ -48,6 +50,7 @@ struct Shared {
     return reinterpret_cast<float *>(rows + count % B::stages * B::row_bytes);
   }
   DEVICE float *delta(int count) const { return lse(count) + B::step; }
+  DEVICE int *starts(int count) const { return reinterpret_cast<int *>(delta(count) + B::step); }
 };
 
 template <int D>
@@ -62,16 +65,20 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
 
 /* What a query sees, known to the compiler: the instances of one leave no registers for another's masks. */
 struct Causal {
-  static const bool full = false;
+  static const bool full = false, branched = false;
 };
 struct Full {
-  static const bool full = true;
+  static const bool full = true, branched = false;
+};
+struct Branched {
+  static const bool full = false, branched = true;
 };
 
-/* An item's steps: the queries from its first key (if full, from the sequence's first) on, for each head of
- * its group. */
+/* An item's steps: the queries from its first key (if full, from the sequence's first) up to the last that
+ * sees one of its keys, for each head of its group. */
 struct Item {
   int begin, length, first_key, first_query, kv_head, group, steps_a_head, steps;
+  Branches branches;
 };
 
 template <int D, typename Sight>
@@ -80,10 +87,12 @@ DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item
   Place work;
   if (!work_of(op.sequences, op.kv_heads, tiles, B::keys, false, turn, work)) return false;
   int first_key = work.tile * B::keys, group = op.heads / op.kv_heads;
-  int first_query = Sight::full ? 0 : first_key;
-  int steps_a_head = ceil_div(work.length - first_query, static_cast<int>(B::step));
-  item = {work.begin, work.length, first_key,    first_query,
-          work.head,  group,       steps_a_head, steps_a_head * group};
+  int first_query = Sight::full ? 0 : first_key, end = work.length;
+  Branches branches = branches_of<Sight::branched>(op.sequences, work);
+  if (Sight::branched) end = branch_rows_end(branches, first_key, first_key + B::keys - 1, end);
+  int steps_a_head = ceil_div(end - first_query, static_cast<int>(B::step));
+  item = {work.begin,   work.length,          first_key, first_query, work.head, group,
+          steps_a_head, steps_a_head * group, branches};
   return true;
 }
 
@@ -94,7 +103,7 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const Attention
   typedef Backward<D> B;
   int tokens = op.sequences.tokens, kv_count = 0, count = 0;
   Item item;
-  for (int turn = 0; turn < work_turns(op.sequences, op.kv_heads, tiles); turn++) {
+  for (int turn = 0; more_work(op.sequences, op.kv_heads, tiles, turn); turn++) {
     if (!item_of<D, Sight>(op, tiles, turn, item)) continue;
     int end = item.begin + item.length, column = (op.heads + item.kv_head) * D;
     MBarrier *full = shared.kv_ring.fill(kv_count, 2 * B::key_bytes);
@@ -112,15 +121,15 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const Attention
   }
 }
 
-/* One warp: lse (times log2 e) and delta of the steps. Rows beyond the end get an infinite lse, so that their
- * P is 0. */
+/* One warp: lse (times log2 e), delta and branches of the steps. Rows beyond the end get an infinite lse, so
+ * that their P is 0. */
 template <int D, typename Sight>
 DEVICE void produce_rows(const AttentionBackward &op, const float *delta, int tiles,
                          const Shared<D> &shared) {
   typedef Backward<D> B;
   int count = 0;
   Item item;
-  for (int turn = 0; turn < work_turns(op.sequences, op.kv_heads, tiles); turn++) {
+  for (int turn = 0; more_work(op.sequences, op.kv_heads, tiles, turn); turn++) {
     if (!item_of<D, Sight>(op, tiles, turn, item)) continue;
     for (int i = 0; i < item.steps; i++, count++) {
       int head = item.kv_head * item.group + i / item.steps_a_head;
@@ -131,6 +140,7 @@ DEVICE void produce_rows(const AttentionBackward &op, const float *delta, int ti
         bool valid = row < item.length;
         shared.lse(count)[r] = valid ? op.lse[at + row] * log2_e : INFINITY;
         shared.delta(count)[r] = valid ? delta[at + row] : 0.0f;
+        if (Sight::branched) shared.starts(count)[r] = item.branches.of(valid ? row : item.length - 1);
       }
       shared.step_ring.filled(count);
     }
@@ -150,6 +160,21 @@ DEVICE void probabilities(float (&s)[columns][4], const float *lse, bool diagona
       float p = fast_exp2(s[n][i] * scale_log2 - lse[query]);
       s[n][i] = diagonal && query < key + i / 2 * 8 ? 0.0f : p;
     }
+}
+
+/* Hides the keys of S^T, a warp's from first_key on, from queries whose branches start behind them, but for
+ * the first `shared` keys. */
+template <int columns>
+DEVICE void mask_branches(float (&s)[columns][4], const int *starts, int shared, int first_key) {
+  if (first_key + 16 <= shared || starts[columns * 8 - 1] <= first_key) return; /* starts never fall */
+  int upper = first_key + lane_index() / 4, lower = upper + 8;
+  upper = upper < shared ? INT_MAX : upper;
+  lower = lower < shared ? INT_MAX : lower;
+#pragma unroll
+  for (int n = 0; n < columns; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (starts[n * 8 + lane_index() % 4 * 2 + i % 2] > (i < 2 ? upper : lower)) s[n][i] = -INFINITY;
 }
 
 /* From dP^T: dS^T = P^T (dP^T - delta), with P as it was rounded for dV: keeping it in fp32 too would not
@@ -228,6 +253,9 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
       wgmma_commit();
       wgmma_wait<1>();
       wgmma_settle(s);
+      if (Sight::branched)
+        mask_branches(s, shared.starts(count), item.branches.shared,
+                      item.first_key + consumer * 64 + warp_index() % 4 * 16);
       probabilities(s, shared.lse(count), !Sight::full && step == consumer, scale * log2_e);
       pack_fragments(p, s);
       wgmma_settle(p);
@@ -302,7 +330,7 @@ __global__ void __launch_bounds__(Backward<D>::threads, 1)
       registers_take<B::consumer_registers>();
       Item item;
       int kv_count = 0, count = 0;
-      for (int turn = 0; turn < work_turns(op.sequences, op.kv_heads, tiles); turn++) {
+      for (int turn = 0; more_work(op.sequences, op.kv_heads, tiles, turn); turn++) {
         if (!item_of<D, Sight>(op, tiles, turn, item)) continue;
         consume<D, whole, Sight>(op, item, shared, kv_count, count, role - 1, scale);
         kv_count++;
@@ -342,6 +370,7 @@ bool backward(Backend *backend, const AttentionBackward &op, const float *delta)
 
 template <int D>
 bool backward(Backend *backend, const AttentionBackward &op, const float *delta) {
+  if (op.sequences.branch) return backward<D, Branched>(backend, op, delta);
   return op.full ? backward<D, Full>(backend, op, delta) : backward<D, Causal>(backend, op, delta);
 }
 

@@ -40,39 +40,46 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, keys, {barriers}, {barriers + 2 * Q::q_stages}};
 }
 
-/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see. */
+/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see, from the last to the
+ * first. */
 struct Item {
   int begin, length, first_query, head, blocks;
+  KeyTiles keys;
+  Branches branches;
+
+  /* The block of keys that is the i-th visited. */
+  DEVICE int block(int i) const { return keys.at(blocks - 1 - i); }
 };
 
-template <int D>
+template <int D, bool branched>
 DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item) {
   typedef Queries<D> Q;
   Place work;
   if (!work_of(op.sequences, op.heads, tiles, Q::queries, true, turn, work)) return false;
-  int first_query = work.tile * Q::queries, end = first_query + Q::queries;
-  item = {work.begin, work.length, first_query, work.head,
-          ceil_div(op.full || end > work.length ? work.length : end, static_cast<int>(Q::keys))};
+  int first_query = work.tile * Q::queries;
+  Branches branches = branches_of<branched>(op.sequences, work);
+  KeyTiles keys = key_tiles<Q::keys>(op, work, branches, first_query, Q::queries);
+  item = {work.begin, work.length, first_query, work.head, keys.count, keys, branches};
   return true;
 }
 
 /* One thread: keeps the rings full. */
-template <int D>
+template <int D, bool branched>
 DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const AttentionBackward &op, int tiles,
                     const Shared<D> &shared) {
   typedef Queries<D> Q;
   int tokens = op.sequences.tokens, q_count = 0, count = 0;
   Item item;
-  for (int turn = 0; turn < work_turns(op.sequences, op.heads, tiles); turn++) {
-    if (!item_of<D>(op, tiles, turn, item)) continue;
+  for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
+    if (!item_of<D, branched>(op, tiles, turn, item)) continue;
     int end = item.begin + item.length, row = item.begin + item.first_query, column = item.head * D;
     MBarrier *full = shared.q_ring.fill(q_count, 2 * Q::query_bytes);
     load_boxes<D, Q::queries>(shared.q(q_count), qkv, tokens, column, row, end, full);
     load_boxes<D, Q::queries>(shared.dout(q_count), dout, tokens, column, row, end, full);
     q_count++;
     column = (op.heads + item.head / (op.heads / op.kv_heads)) * D;
-    for (int i = item.blocks - 1; i >= 0; i--, count++) {
-      row = item.begin + i * Q::keys;
+    for (int i = 0; i < item.blocks; i++, count++) {
+      row = item.begin + item.block(i) * Q::keys;
       full = shared.kv_ring.fill(count, 2 * Q::key_bytes);
       load_boxes<D, Q::keys>(shared.k(count), qkv, tokens, column, row, end, full);
       load_boxes<D, Q::keys>(shared.v(count), qkv, tokens, column + op.kv_heads * D, row, end, full);
@@ -96,13 +103,13 @@ DEVICE void probabilities(float (&s)[columns][4], const float (&lse)[2], bool ma
 }
 
 /* One item by one consumer warpgroup: the q_count-th, whose blocks are counted from first on. */
-template <int D>
+template <int D, bool branched>
 DEVICE void consume(const AttentionBackward &op, const float *delta, const Item &item,
                     const Shared<D> &shared, int q_count, int first, int consumer, float scale) {
   typedef Queries<D> Q;
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
   int count = first, end = first + item.blocks;
-  int begin = top >= item.length ? end : op.full ? first : end - 1 - top / Q::keys;
+  int begin = top >= item.length ? end : op.full ? first : end + item.keys.gap - 1 - top / Q::keys;
   shared.q_ring.wait_full(q_count);
   for (; count < begin; count++) { /* blocks that these rows do not see */
     shared.kv_ring.wait_full(count);
@@ -128,6 +135,8 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
 
   int seen = warp_index() % 4 * 16 + lane_index() / 4 + 1, all = item.length - (item.blocks - 1) * Q::keys;
   int upper = op.full ? all : seen, lower = op.full ? all : seen + 8;
+  OtherBranches others = {};
+  if (branched) others = other_branches(item.branches, first_row, item.length);
   shared.kv_ring.wait_full(count);
   for (int i = count; i < end; i++) {
     wgmma_fence();
@@ -138,6 +147,7 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
     wgmma_wait<1>(); /* S, and dq of the block before */
     wgmma_settle(s);
     if (i > count) shared.kv_ring.release(i - 1);
+    if (branched) mask_branches(s, others, item.block(i - first) * Q::keys);
     probabilities(s, lse, i == count, upper, lower, scale * log2_e);
     wgmma_settle(s);
     /* Branches: the compiler would move the exponentials behind the wait for dP. */
@@ -163,7 +173,7 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
   store_wide<D>(to, stride, first_row, item.length, dq, scales);
 }
 
-template <int D>
+template <int D, bool branched>
 __global__ void __launch_bounds__(Queries<D>::threads, 1)
     attention_backward_queries_hopper(const __grid_constant__ TensorMap qkv,
                                       const __grid_constant__ TensorMap dout, AttentionBackward op,
@@ -181,14 +191,14 @@ __global__ void __launch_bounds__(Queries<D>::threads, 1)
     int role = warpgroup_index(); /* 0: the producer */
     if (role == 0) {
       registers_give<Q::producer_registers>();
-      if (threadIdx.x == 0) produce<D>(qkv, dout, op, tiles, shared);
+      if (threadIdx.x == 0) produce<D, branched>(qkv, dout, op, tiles, shared);
     } else {
       registers_take<Q::consumer_registers>();
       Item item;
       int q_count = 0, count = 0;
-      for (int turn = 0; turn < work_turns(op.sequences, op.heads, tiles); turn++) {
-        if (!item_of<D>(op, tiles, turn, item)) continue;
-        consume<D>(op, delta, item, shared, q_count, count, role - 1, scale);
+      for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
+        if (!item_of<D, branched>(op, tiles, turn, item)) continue;
+        consume<D, branched>(op, delta, item, shared, q_count, count, role - 1, scale);
         q_count++;
         count += item.blocks;
       }
@@ -204,8 +214,9 @@ void backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &d
   launch(state,
          {"attention_backward_queries_hopper", work_blocks(state, op.sequences, op.heads, tiles), Q::threads,
           Q::shared_bytes},
-         attention_backward_queries_hopper<D>, qkv, dout, op, delta, tiles,
-         1.0f / sqrtf(static_cast<float>(D)));
+         op.sequences.branch ? attention_backward_queries_hopper<D, true>
+                             : attention_backward_queries_hopper<D, false>,
+         qkv, dout, op, delta, tiles, 1.0f / sqrtf(static_cast<float>(D)));
 }
 
 }  // namespace

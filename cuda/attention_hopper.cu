@@ -81,7 +81,7 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const Attenti
   typedef Forward<D> F;
   int tokens = op.sequences.tokens, group = op.heads / op.kv_heads, q_count = 0, count = 0;
   Item item;
-  for (int turn = 0; turn < work_turns(op.sequences, op.heads, tiles); turn++) {
+  for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
     if (!item_of<D, branched>(op, tiles, turn, item)) continue;
     int kv_head = item.head / group, end = item.begin + item.length;
     MBarrier *full = shared.q_ring.fill(q_count, F::query_bytes);
@@ -140,34 +140,6 @@ DEVICE void mask(float (&s)[columns][4], int upper, int lower) {
     for (int i = 0; i < 4; i++) {
       int key = n * 8 + lane_index() % 4 * 2 + i % 2;
       if (key >= (i < 2 ? upper : lower)) s[n][i] = -INFINITY;
-    }
-}
-
-/* The keys of other branches than those of a thread's rows: from `shared` on, so many. */
-struct OtherBranches {
-  int shared, upper, lower, most; /* of the two rows; of the warp's */
-};
-
-/* Rows beyond the end take the last one's. */
-DEVICE OtherBranches other_branches(const Branches &branches, int first_row, int length) {
-  int row = first_row + lane_index() / 4, last = length - 1;
-  int upper = branches.of(row < last ? row : last) - branches.shared,
-      lower = branches.of(row + 8 < last ? row + 8 : last) - branches.shared;
-  upper = upper > 0 ? upper : 0;
-  lower = lower > 0 ? lower : 0;
-  return {branches.shared, upper, lower, warp_shuffle(lower, 31)};
-}
-
-template <int columns>
-DEVICE void mask_branches(float (&s)[columns][4], const OtherBranches &others, int first_key) {
-  int ahead = first_key - others.shared;
-  if (ahead >= others.most || ahead + columns * 8 <= 0) return;
-#pragma unroll
-  for (int n = 0; n < columns; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      int key = ahead + n * 8 + lane_index() % 4 * 2 + i % 2;
-      if (key >= 0 && key < (i < 2 ? others.upper : others.lower)) s[n][i] = -INFINITY;
     }
 }
 
@@ -319,7 +291,7 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
       if (consumer == F::consumers - 1) turn_end<D>(consumer); /* the first turn is the first one's */
       Item item;
       int q_count = 0, count = 0;
-      for (int turn = 0; turn < work_turns(op.sequences, op.heads, tiles); turn++) {
+      for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
         if (!item_of<D, branched>(op, tiles, turn, item)) continue;
         consume<D, branched>(op, item, shared, q_count, count, consumer, scale_log2);
         q_count++;

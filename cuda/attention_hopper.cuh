@@ -129,6 +129,34 @@ DEVICE void store_wide(bf16 *to, int stride, int first_row, int rows, const floa
   }
 }
 
+/* The keys of other branches than those of a thread's rows: from `shared` on, so many. */
+struct OtherBranches {
+  int shared, upper, lower, most; /* of the two rows; of the warp's */
+};
+
+/* Rows beyond the end take the last one's. */
+DEVICE OtherBranches other_branches(const Branches &branches, int first_row, int length) {
+  int row = first_row + lane_index() / 4, last = length - 1;
+  int upper = branches.of(row < last ? row : last) - branches.shared,
+      lower = branches.of(row + 8 < last ? row + 8 : last) - branches.shared;
+  upper = upper > 0 ? upper : 0;
+  lower = lower > 0 ? lower : 0;
+  return {branches.shared, upper, lower, warp_shuffle(lower, 31)};
+}
+
+template <int columns>
+DEVICE void mask_branches(float (&s)[columns][4], const OtherBranches &others, int first_key) {
+  int ahead = first_key - others.shared;
+  if (ahead >= others.most || ahead + columns * 8 <= 0) return;
+#pragma unroll
+  for (int n = 0; n < columns; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int key = ahead + n * 8 + lane_index() % 4 * 2 + i % 2;
+      if (key >= 0 && key < (i < 2 ? others.upper : others.lower)) s[n][i] = -INFINITY;
+    }
+}
+
 /* All items of work that a launch has, each a place; some are empty. */
 DEVICE int work_items(const Sequences &sequences, int heads, int tiles) {
   return tiles * sequences.count * heads;
@@ -145,9 +173,9 @@ DEVICE bool work_of(const Sequences &sequences, int heads, int tiles, int tile_r
   return work.tile * tile_rows < work.length;
 }
 
-/* The turns of a block. */
-DEVICE int work_turns(const Sequences &sequences, int heads, int tiles) {
-  return ceil_div(work_items(sequences, heads, tiles), static_cast<int>(gridDim.x));
+/* Whether any block has an item in that turn. */
+DEVICE bool more_work(const Sequences &sequences, int heads, int tiles, int turn) {
+  return turn * static_cast<int>(gridDim.x) < work_items(sequences, heads, tiles);
 }
 
 /* As many blocks as there are multiprocessors, or items. */

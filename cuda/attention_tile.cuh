@@ -236,8 +236,7 @@ inline bool hopper_fits(Backend *backend, const Attention &op) {
 }
 
 inline bool hopper_fits(Backend *backend, const AttentionBackward &op) {
-  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && op.prefix_len == 0 &&
-         !op.sequences.branch;
+  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && op.prefix_len == 0;
 }
 
 #endif

@@ -49,6 +49,21 @@ static void full_rows_see_later_keys(void **) {
   }
 }
 
+static void branches_touch_the_shared_part_and_themselves(void **) {
+  check({{40, 17, 0, 70}, 2, 1, 64, 0, false, {{5, 1, 20, 14}, {}, {}, {0, 4, 66}}}, 210);
+  check({{192, 20}, 1, 1, 64, 0, false, {{100, 92}, {7, 6, 7}}}, 211);
+  check({{128, 33}, 2, 1, 128, 0, false, {{30, 40, 58}, {0, 33}}}, 212);
+  check(random_branches(213, 150, 1, 1, 64), 213);
+  check(random_branches(214, 100, 1, 1, 128), 214);
+}
+
+/* Steps of queries behind the last branch that sees one of an item's keys are left out, and blocks of keys
+ * between the shared part and an item's branches. */
+static void branches_cross_tiles(void **) {
+  check({{453}, 1, 1, 64, 0, false, {{3, 250, 140, 60}}}, 220);
+  check({{300, 20}, 2, 1, 128, 0, false, {{0, 128, 64, 108}, {}}}, 221);
+}
+
 static void both_kernels_compute_the_same(void **) {
   CudaState *state = cuda_state(emulator_backend());
   if (!state->hopper) skip();
@@ -80,6 +95,8 @@ int main() {
       cmocka_unit_test(shared_key_heads_sum_over_their_group),
       cmocka_unit_test(long_rows_take_two_kernels),
       cmocka_unit_test(full_rows_see_later_keys),
+      cmocka_unit_test(branches_touch_the_shared_part_and_themselves),
+      cmocka_unit_test(branches_cross_tiles),
       cmocka_unit_test(both_kernels_compute_the_same),
       cmocka_unit_test(an_empty_batch_does_nothing),
   };
