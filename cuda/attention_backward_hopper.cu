@@ -257,12 +257,12 @@ DEVICE void consume(const AttentionBackward &op, const Item &item, const Shared<
         mask_branches(s, shared.starts(count), item.branches.shared,
                       item.first_key + consumer * 64 + warp_index() % 4 * 16);
       probabilities(s, shared.lse(count), !Sight::full && step == consumer, scale * log2_e);
-      pack_fragments(p, s);
-      wgmma_settle(p);
+      wgmma_settle(s);
       /* Branches: the compiler would move the exponentials behind the wait for dP. */
       if (i + 1 < item.steps) shared.step_ring.wait_full(count + 1);
       wgmma_wait<0>();
       wgmma_settle(dp);
+      pack_fragments(p, s);
       score_gradients(p, dp, shared.delta(count));
       pack_fragments(ds, dp);
       if (whole) {

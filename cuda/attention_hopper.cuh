@@ -129,18 +129,17 @@ DEVICE void store_wide(bf16 *to, int stride, int first_row, int rows, const floa
   }
 }
 
-/* The keys of other branches than those of a thread's rows: from `shared` on, so many. */
+/* The keys of other branches: how many of those from `shared` on are hidden from a thread's upper and lower
+ * row, and from the warp's last. */
 struct OtherBranches {
-  int shared, upper, lower, most; /* of the two rows; of the warp's */
+  int shared, upper, lower, most;
 };
 
-/* Rows beyond the end take the last one's. */
+/* Rows beyond the end take the last one's branch. */
 DEVICE OtherBranches other_branches(const Branches &branches, int first_row, int length) {
   int row = first_row + lane_index() / 4, last = length - 1;
   int upper = branches.of(row < last ? row : last) - branches.shared,
       lower = branches.of(row + 8 < last ? row + 8 : last) - branches.shared;
-  upper = upper > 0 ? upper : 0;
-  lower = lower > 0 ? lower : 0;
   return {branches.shared, upper, lower, warp_shuffle(lower, 31)};
 }
 
@@ -173,7 +172,7 @@ DEVICE bool work_of(const Sequences &sequences, int heads, int tiles, int tile_r
   return work.tile * tile_rows < work.length;
 }
 
-/* Whether any block has an item in that turn. */
+/* Whether there are items in that turn. */
 DEVICE bool more_work(const Sequences &sequences, int heads, int tiles, int turn) {
   return turn * static_cast<int>(gridDim.x) < work_items(sequences, heads, tiles);
 }
