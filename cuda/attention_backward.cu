@@ -369,12 +369,13 @@ void backward_prefix(Backend *backend, const AttentionBackward &op, const float 
          attention_backward_prefix<D, warps>, op, delta, partial, slices, tiles, scale);
 }
 
-/* slices: 0 where no prefix is trained */
+/* dqkv: whether it is wanted. slices: 0 where no prefix is trained */
 template <int D>
-void backward(Backend *backend, const AttentionBackward &op, const float *delta, float *partial, int slices) {
-  if (op.sequences.max_len <= short_length)
+void backward(Backend *backend, const AttentionBackward &op, const float *delta, bool dqkv, float *partial,
+              int slices) {
+  if (dqkv && op.sequences.max_len <= short_length)
     backward<D, 4>(backend, op, delta);
-  else
+  else if (dqkv)
     backward<D, 8>(backend, op, delta);
   if (slices == 0) return;
   if (prefix_tile(op.prefix_len) == Backward<D, 4>::own)
@@ -398,14 +399,14 @@ void run(Backend *backend, const AttentionBackward *op, bool hopper) {
   if (!delta) return;
   unsigned blocks = static_cast<unsigned>(ceil_div(rows * delta_lanes, static_cast<size_t>(delta_threads)));
   launch(cuda_state(backend), {"attention_delta", blocks, delta_threads, 0}, attention_delta, *op, delta);
-  if (hopper && cuda_attention_backward_hopper(backend, op, delta)) return; /* it takes no prefix */
+  bool dqkv = !hopper || !cuda_attention_backward_hopper(backend, op, delta); /* is still to be done */
   float *partial = delta + rows;
   if (op->head_dim <= 32)
-    backward<32>(backend, *op, delta, partial, slices);
+    backward<32>(backend, *op, delta, dqkv, partial, slices);
   else if (op->head_dim <= 64)
-    backward<64>(backend, *op, delta, partial, slices);
+    backward<64>(backend, *op, delta, dqkv, partial, slices);
   else
-    backward<128>(backend, *op, delta, partial, slices);
+    backward<128>(backend, *op, delta, dqkv, partial, slices);
   if (slices > 0) cuda_add_slices(backend, partial, slices, op->dprefix, width, nullptr, 0);
 }
 

@@ -1,6 +1,7 @@
 /* Attention backward for compute capability 9.0: the formula, the shapes and the lower bound of
  * attention_backward.cu, whose delta it is given; bf16, head_dim 64 or 128, causal or full, with
- * branches, without a prefix. No atomics: the bits never depend on the order of blocks.
+ * branches, behind a prefix, whose own
+ * gradient is attention_backward.cu's. No atomics: the bits never depend on the order of blocks.
  *
  * keys: an item is a key-value head and a tile of 64 keys for each consumer warpgroup (192 in all for d = 64,
  * 128 for d = 128). The producer loads K and V once and then a ring of steps of 64 queries, q and dout, for
@@ -12,8 +13,8 @@
  * step is: dS^T goes to shared memory, the consumers meet, and one of them, in turn, computes dq = dS K and
  * writes it. 5 products, each tensor read once.
  *
- * Otherwise queries, of attention_backward_queries_hopper.cu, computes dq by itself: 7 products in all, the
- * price of a fixed order without a second copy of dq. */
+ * Otherwise, or where the keys of a prefix are seen too, queries, of attention_backward_queries_hopper.cu,
+ * computes dq by itself: 7 products in all, the price of a fixed order without a second copy of dq. */
 #include <limits.h>
 
 #include "attention_hopper.cuh"
@@ -355,15 +356,18 @@ void backward_keys(CudaState *state, const TensorMap &qkv, const TensorMap &dout
 template <int D, typename Sight>
 bool backward(Backend *backend, const AttentionBackward &op, const float *delta) {
   CudaState *state = cuda_state(backend);
-  TensorMap qkv, dout;
+  TensorMap qkv, prefix, dout;
   if (!map_rows_of(state, &qkv, op.qkv, (op.heads + 2 * op.kv_heads) * D, op.sequences.tokens) ||
       !map_rows_of(state, &dout, op.dout, op.heads * D, op.sequences.tokens))
     return false;
-  if (op.sequences.max_len <= Backward<D>::keys) {
+  prefix = qkv;
+  if (op.prefix_len > 0 && !map_rows_of(state, &prefix, op.prefix, 2 * op.kv_heads * D, op.prefix_len))
+    return false;
+  if (op.sequences.max_len <= Backward<D>::keys && op.prefix_len == 0) {
     backward_keys<D, true, Sight>(state, qkv, dout, op, delta);
   } else {
     backward_keys<D, false, Sight>(state, qkv, dout, op, delta);
-    attention_backward_queries(state, qkv, dout, op, delta);
+    attention_backward_queries(state, qkv, prefix, dout, op, delta);
   }
   return true;
 }

@@ -1,10 +1,10 @@
-/* dq of attention_backward_hopper.cu where rows are longer than its tile of keys: dS = P (dP - delta), dq =
- * dS K / sqrt(d), S and dP computed again.
+/* dq of attention_backward_hopper.cu where rows are longer than its tile of keys, or there is a prefix: dS =
+ * P (dP - delta), dq = dS K / sqrt(d), S and dP computed again.
  *
  * An item is a head and a tile of 64 queries for each consumer warpgroup. The producer loads q and dout (two
  * buffers) and then blocks of 64 keys, K and V in one ring, from the diagonal (if full, the sequence's last
- * block) down to key 0. A consumer has S = q K^T and dP = dO V^T computed, and dS goes from registers to
- * registers into dq += dS K, which runs while the next block begins. */
+ * block) down to key 0, and those of the prefix. A consumer has S = q K^T and dP = dO V^T computed, and dS
+ * goes from registers to registers into dq += dS K, which runs while the next block begins. */
 #include "attention_hopper.cuh"
 
 namespace {
@@ -40,15 +40,15 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, keys, {barriers}, {barriers + 2 * Q::q_stages}};
 }
 
-/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see, from the last to the
- * first. */
+/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see, own_blocks from the
+ * last to the first and then the prefix's. */
 struct Item {
-  int begin, length, first_query, head, blocks;
+  int begin, length, first_query, head, own_blocks, blocks;
   KeyTiles keys;
   Branches branches;
 
-  /* The block of keys that is the i-th visited. */
-  DEVICE int block(int i) const { return keys.at(blocks - 1 - i); }
+  /* The sequence's block of keys that is the i-th visited. */
+  DEVICE int own_block(int i) const { return keys.at(blocks - 1 - i) - keys.prefix; }
 };
 
 template <int D, bool branched>
@@ -59,14 +59,15 @@ DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item
   int first_query = work.tile * Q::queries;
   Branches branches = branches_of<branched>(op.sequences, work);
   KeyTiles keys = key_tiles<Q::keys>(op, work, branches, first_query, Q::queries);
-  item = {work.begin, work.length, first_query, work.head, keys.count, keys, branches};
+  item = {work.begin, work.length, first_query, work.head, keys.count - keys.prefix,
+          keys.count, keys,        branches};
   return true;
 }
 
 /* One thread: keeps the rings full. */
 template <int D, bool branched>
-DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const AttentionBackward &op, int tiles,
-                    const Shared<D> &shared) {
+DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const TensorMap &dout,
+                    const AttentionBackward &op, int tiles, const Shared<D> &shared) {
   typedef Queries<D> Q;
   int tokens = op.sequences.tokens, q_count = 0, count = 0;
   Item item;
@@ -77,29 +78,27 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &dout, const Attention
     load_boxes<D, Q::queries>(shared.q(q_count), qkv, tokens, column, row, end, full);
     load_boxes<D, Q::queries>(shared.dout(q_count), dout, tokens, column, row, end, full);
     q_count++;
-    column = (op.heads + item.head / (op.heads / op.kv_heads)) * D;
+    int kv_head = item.head / (op.heads / op.kv_heads);
     for (int i = 0; i < item.blocks; i++, count++) {
-      row = item.begin + item.block(i) * Q::keys;
+      bool own = i < item.own_blocks;
+      const TensorMap &map = own ? qkv : prefix;
+      row = own ? item.begin + item.own_block(i) * Q::keys : (i - item.own_blocks) * Q::keys;
+      column = (own ? op.heads + kv_head : kv_head) * D;
+      int row_end = own ? end : op.prefix_len, rows = own ? tokens : op.prefix_len;
       full = shared.kv_ring.fill(count, 2 * Q::key_bytes);
-      load_boxes<D, Q::keys>(shared.k(count), qkv, tokens, column, row, end, full);
-      load_boxes<D, Q::keys>(shared.v(count), qkv, tokens, column + op.kv_heads * D, row, end, full);
+      load_boxes<D, Q::keys>(shared.k(count), map, rows, column, row, row_end, full);
+      load_boxes<D, Q::keys>(shared.v(count), map, rows, column + op.kv_heads * D, row, row_end, full);
     }
   }
 }
 
-/* From S (unscaled): P. If masked, a thread's upper row sees the first `upper` keys, its lower row the first
- * `lower`. lse is times log2 e. */
+/* From S (unscaled): P. lse is times log2 e. */
 template <int columns>
-DEVICE void probabilities(float (&s)[columns][4], const float (&lse)[2], bool masked, int upper, int lower,
-                          float scale_log2) {
+DEVICE void probabilities(float (&s)[columns][4], const float (&lse)[2], float scale_log2) {
 #pragma unroll
   for (int n = 0; n < columns; n++)
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      int key = n * 8 + lane_index() % 4 * 2 + i % 2;
-      float p = fast_exp2(s[n][i] * scale_log2 - lse[i / 2]);
-      s[n][i] = masked && key >= (i < 2 ? upper : lower) ? 0.0f : p;
-    }
+    for (int i = 0; i < 4; i++) s[n][i] = fast_exp2(s[n][i] * scale_log2 - lse[i / 2]);
 }
 
 /* One item by one consumer warpgroup: the q_count-th, whose blocks are counted from first on. */
@@ -108,8 +107,8 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
                     const Shared<D> &shared, int q_count, int first, int consumer, float scale) {
   typedef Queries<D> Q;
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
-  int count = first, end = first + item.blocks;
-  int begin = top >= item.length ? end : op.full ? first : end + item.keys.gap - 1 - top / Q::keys;
+  int count = first, end = first + item.blocks, prefix_first = first + item.own_blocks;
+  int begin = top >= item.length ? end : op.full ? first : prefix_first + item.keys.gap - 1 - top / Q::keys;
   shared.q_ring.wait_full(q_count);
   for (; count < begin; count++) { /* blocks that these rows do not see */
     shared.kv_ring.wait_full(count);
@@ -133,8 +132,8 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
   uint32_t ds[Q::keys / 16][4];
   wgmma_settle(dq);
 
-  int seen = warp_index() % 4 * 16 + lane_index() / 4 + 1, all = item.length - (item.blocks - 1) * Q::keys;
-  int upper = op.full ? all : seen, lower = op.full ? all : seen + 8;
+  int seen = warp_index() % 4 * 16 + lane_index() / 4 + 1,
+      all = item.length - (item.own_blocks - 1) * Q::keys;
   OtherBranches others = {};
   if (branched) others = other_branches(item.branches, first_row, item.length);
   shared.kv_ring.wait_full(count);
@@ -147,8 +146,11 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
     wgmma_wait<1>(); /* S, and dq of the block before */
     wgmma_settle(s);
     if (i > count) shared.kv_ring.release(i - 1);
-    if (branched) mask_branches(s, others, item.block(i - first) * Q::keys);
-    probabilities(s, lse, i == count, upper, lower, scale * log2_e);
+    if (i == count) mask(s, op.full ? all : seen, op.full ? all : seen + 8);
+    int prefix_left = op.prefix_len - (i - prefix_first) * Q::keys;
+    if (i >= prefix_first && prefix_left < Q::keys) mask(s, prefix_left, prefix_left);
+    if (branched && i < prefix_first) mask_branches(s, others, item.own_block(i - first) * Q::keys);
+    probabilities(s, lse, scale * log2_e);
     wgmma_settle(s);
     /* Branches: the compiler would move the exponentials behind the wait for dP. */
     if (i + 1 < end) shared.kv_ring.wait_full(i + 1);
@@ -176,6 +178,7 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
 template <int D, bool branched>
 __global__ void __launch_bounds__(Queries<D>::threads, 1)
     attention_backward_queries_hopper(const __grid_constant__ TensorMap qkv,
+                                      const __grid_constant__ TensorMap prefix,
                                       const __grid_constant__ TensorMap dout, AttentionBackward op,
                                       const float *delta, int tiles, float scale) {
   if constexpr (hopper_device) {
@@ -191,7 +194,7 @@ __global__ void __launch_bounds__(Queries<D>::threads, 1)
     int role = warpgroup_index(); /* 0: the producer */
     if (role == 0) {
       registers_give<Q::producer_registers>();
-      if (threadIdx.x == 0) produce<D, branched>(qkv, dout, op, tiles, shared);
+      if (threadIdx.x == 0) produce<D, branched>(qkv, prefix, dout, op, tiles, shared);
     } else {
       registers_take<Q::consumer_registers>();
       Item item;
@@ -207,7 +210,7 @@ __global__ void __launch_bounds__(Queries<D>::threads, 1)
 }
 
 template <int D>
-void backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &dout,
+void backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &prefix, const TensorMap &dout,
                       const AttentionBackward &op, const float *delta) {
   typedef Queries<D> Q;
   int tiles = ceil_div(op.sequences.max_len, static_cast<int>(Q::queries));
@@ -216,15 +219,15 @@ void backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &d
           Q::shared_bytes},
          op.sequences.branch ? attention_backward_queries_hopper<D, true>
                              : attention_backward_queries_hopper<D, false>,
-         qkv, dout, op, delta, tiles, 1.0f / sqrtf(static_cast<float>(D)));
+         qkv, prefix, dout, op, delta, tiles, 1.0f / sqrtf(static_cast<float>(D)));
 }
 
 }  // namespace
 
-void attention_backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &dout,
-                                const AttentionBackward &op, const float *delta) {
+void attention_backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &prefix,
+                                const TensorMap &dout, const AttentionBackward &op, const float *delta) {
   if (op.head_dim == 64)
-    backward_queries<64>(state, qkv, dout, op, delta);
+    backward_queries<64>(state, qkv, prefix, dout, op, delta);
   else
-    backward_queries<128>(state, qkv, dout, op, delta);
+    backward_queries<128>(state, qkv, prefix, dout, op, delta);
 }

@@ -131,18 +131,6 @@ DEVICE void soften(Softmax &rows, float (&s)[columns][4], float (&shrink)[2], fl
   }
 }
 
-/* A thread's upper row sees the first `upper` keys of the block, its lower row the first `lower`. */
-template <int columns>
-DEVICE void mask(float (&s)[columns][4], int upper, int lower) {
-#pragma unroll
-  for (int n = 0; n < columns; n++)
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      int key = n * 8 + lane_index() % 4 * 2 + i % 2;
-      if (key >= (i < 2 ? upper : lower)) s[n][i] = -INFINITY;
-    }
-}
-
 /* The turn of a consumer to issue its products; then the next one's. */
 template <int D>
 DEVICE void turn_begin(int consumer) {

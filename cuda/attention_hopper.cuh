@@ -129,6 +129,18 @@ DEVICE void store_wide(bf16 *to, int stride, int first_row, int rows, const floa
   }
 }
 
+/* A thread's upper row sees the first `upper` keys of the block, its lower row the first `lower`. */
+template <int columns>
+DEVICE void mask(float (&s)[columns][4], int upper, int lower) {
+#pragma unroll
+  for (int n = 0; n < columns; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int key = n * 8 + lane_index() % 4 * 2 + i % 2;
+      if (key >= (i < 2 ? upper : lower)) s[n][i] = -INFINITY;
+    }
+}
+
 /* The keys of other branches: how many of those from `shared` on are hidden from a thread's upper and lower
  * row, and from the warp's last. */
 struct OtherBranches {
@@ -189,8 +201,9 @@ inline bool map_rows_of(CudaState *state, TensorMap *map, const void *base, int 
                          box_columns, box_rows);
 }
 
-/* dq alone, by the kernel of attention_backward_queries_hopper.cu; head_dim 64 or 128. */
-void attention_backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &dout,
-                                const AttentionBackward &op, const float *delta);
+/* dq alone, by the kernel of attention_backward_queries_hopper.cu; head_dim 64 or 128. prefix: its map, or
+ * any if there is none */
+void attention_backward_queries(CudaState *state, const TensorMap &qkv, const TensorMap &prefix,
+                                const TensorMap &dout, const AttentionBackward &op, const float *delta);
 
 #endif

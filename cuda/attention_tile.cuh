@@ -230,13 +230,11 @@ inline bool attention_head_dim_fits(Backend *backend, int head_dim, const char *
   return false;
 }
 
-/* Whether the kernels for compute capability 9.0 are used and take the shape. */
-inline bool hopper_fits(Backend *backend, const Attention &op) {
+/* Whether the kernels for compute capability 9.0 are used and take the shape. op: Attention or
+ * AttentionBackward */
+template <typename Op>
+inline bool hopper_fits(Backend *backend, const Op &op) {
   return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128);
-}
-
-inline bool hopper_fits(Backend *backend, const AttentionBackward &op) {
-  return cuda_state(backend)->hopper && (op.head_dim == 64 || op.head_dim == 128) && op.prefix_len == 0;
 }
 
 #endif

@@ -108,7 +108,7 @@ void cuda_grad_norm(Backend *backend, const GradNorm *op);
 void cuda_adamw(Backend *backend, const AdamW *op);
 
 /* The two kernels behind cuda_attention and behind cuda_attention_backward: those for compute capability 9.0 are
- * tried first; they return false, having done nothing, where they do not fit. */
+ * tried first; they return false, having done nothing, where they do not fit. The gradient's write dqkv only. */
 bool cuda_attention_hopper(Backend *backend, const Attention *op);
 void cuda_attention_portable(Backend *backend, const Attention *op);
 bool cuda_attention_backward_hopper(Backend *backend, const AttentionBackward *op, const float *delta);

@@ -2,10 +2,12 @@
  * precision and against the portable kernels. On a GPU without compute capability 9.0 there is nothing to
  * test. */
 #include "attention_reference.h"
+#include "attention_tile.cuh"
 
 static void check(const AttentionShape &shape, uint32_t test_case) {
   if (!cuda_state(emulator_backend())->hopper) skip();
   AttentionCase c(shape, test_case);
+  assert_true(hopper_fits(emulator_backend(), c.forward_op(nullptr, nullptr)));
   check_backward(c);
 }
 
@@ -64,6 +66,24 @@ static void branches_cross_tiles(void **) {
   check({{300, 20}, 2, 1, 128, 0, false, {{0, 128, 64, 108}, {}}}, 221);
 }
 
+/* dq comes from the second kernel then, and the prefix's own gradient from the portable one. */
+static void every_query_sees_the_prefix(void **) {
+  check({{5, 160, 0, 64}, 2, 1, 64, 64}, 230);
+  check({{200, 1}, 1, 1, 64, 7}, 231);
+  check({{1, 129}, 2, 1, 128, 65}, 232);
+  check({{70, 20}, 1, 1, 128, 9, true}, 233);
+  check(random_branches(234, 100, 1, 1, 64, 70), 234);
+}
+
+static void a_frozen_prefix_has_no_gradient(void **) {
+  if (!cuda_state(emulator_backend())->hopper) skip();
+  AttentionCase c({{20, 7}, 2, 1, 64, 10}, 240);
+  BackwardArrays a(c);
+  AttentionBackward op = a.op(c, nullptr);
+  cuda_attention_backward(emulator_backend(), &op);
+  expect_close("dqkv", a.dqkv.get(), c.backward(a.dout, nullptr), 0.015, 0.03);
+}
+
 static void both_kernels_compute_the_same(void **) {
   CudaState *state = cuda_state(emulator_backend());
   if (!state->hopper) skip();
@@ -97,6 +117,8 @@ int main() {
       cmocka_unit_test(full_rows_see_later_keys),
       cmocka_unit_test(branches_touch_the_shared_part_and_themselves),
       cmocka_unit_test(branches_cross_tiles),
+      cmocka_unit_test(every_query_sees_the_prefix),
+      cmocka_unit_test(a_frozen_prefix_has_no_gradient),
       cmocka_unit_test(both_kernels_compute_the_same),
       cmocka_unit_test(an_empty_batch_does_nothing),
   };
