@@ -1,7 +1,6 @@
 /* Attention backward for compute capability 9.0: the formula, the shapes and the lower bound of
- * attention_backward.cu, whose delta it is given; bf16, head_dim 64 or 128, causal or full, with
- * branches, behind a prefix, whose own
- * gradient is attention_backward.cu's. No atomics: the bits never depend on the order of blocks.
+ * attention_backward.cu, which gives it delta and sums the prefix's own gradient; bf16, head_dim 64 or 128,
+ * causal or full, with branches. No atomics: the bits never depend on the order of blocks.
  *
  * keys: an item is a key-value head and a tile of 64 keys for each consumer warpgroup (192 in all for d = 64,
  * 128 for d = 128). The producer loads K and V once and then a ring of steps of 64 queries, q and dout, for

@@ -47,7 +47,7 @@ struct Item {
   KeyTiles keys;
   Branches branches;
 
-  /* The sequence's block of keys that is the i-th visited. */
+  /* The sequence's block of keys that is the i-th visited; below 0: of the prefix. */
   DEVICE int own_block(int i) const { return keys.at(blocks - 1 - i) - keys.prefix; }
 };
 
@@ -149,7 +149,7 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Item 
     if (i == count) mask(s, op.full ? all : seen, op.full ? all : seen + 8);
     int prefix_left = op.prefix_len - (i - prefix_first) * Q::keys;
     if (i >= prefix_first && prefix_left < Q::keys) mask(s, prefix_left, prefix_left);
-    if (branched && i < prefix_first) mask_branches(s, others, item.own_block(i - first) * Q::keys);
+    if (branched) mask_branches(s, others, item.own_block(i - first) * Q::keys);
     probabilities(s, lse, scale * log2_e);
     wgmma_settle(s);
     /* Branches: the compiler would move the exponentials behind the wait for dP. */

@@ -57,7 +57,7 @@ struct Item {
   KeyTiles keys;
   Branches branches;
 
-  /* The sequence's block of keys that is the i-th visited. */
+  /* The sequence's block of keys that is the i-th visited; below 0: of the prefix. */
   DEVICE int own_block(int i) const { return keys.at(blocks - 1 - i) - keys.prefix; }
 };
 
@@ -228,7 +228,7 @@ DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shar
     shared.k_ring.release(count);
     int prefix_left = op.prefix_len - (count - prefix_first) * F::keys;
     if (count >= prefix_first && prefix_left < F::keys) mask(s, prefix_left, prefix_left);
-    if (branched && count < prefix_first) mask_branches(s, others, item.own_block(count - first) * F::keys);
+    if (branched) mask_branches(s, others, item.own_block(count - first) * F::keys);
     soften(rows, s, shrink, scale_log2);
     wgmma_settle(s);
     /* Branches: the compiler would move the softmax behind the wait for P V. */
