@@ -72,7 +72,7 @@ static void branches_see_the_shared_part_and_themselves(void **) {
 /* Blocks of 128 keys between the shared part and a tile's branches are left out, one of the first case and
  * two of the second; where a branch ends within a tile, one consumer has to hide what another sees. */
 static void branches_cross_tiles(void **) {
-  check({{403}, 1, 1, 64, 3, false, {{3, 270, 1, 129}}}, 220);
+  check({{520}, 1, 1, 64, 3, false, {{3, 270, 1, 246}}}, 220);
   check({{390}, 1, 1, 128, 0, false, {{0, 258, 132}}}, 221, 6);
   check({{192, 256}, 1, 1, 64, 0, false, {{128, 64}, {64, 64, 128}}}, 222);
 }
