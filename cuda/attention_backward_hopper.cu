@@ -63,7 +63,7 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, steps, scores, rows, {barriers}, {barriers + 2 * B::kv_stages}};
 }
 
-/* What a query sees, known to the compiler: the instances of one leave no registers for another's masks. */
+/* What a query sees, known to the compiler: with all masks in one kernel its registers would spill. */
 struct Causal {
   static const bool full = false, branched = false;
 };
