@@ -63,17 +63,6 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, steps, scores, rows, {barriers}, {barriers + 2 * B::kv_stages}};
 }
 
-/* What a query sees, known to the compiler: with all masks in one kernel its registers would spill. */
-struct Causal {
-  static const bool full = false, branched = false;
-};
-struct Full {
-  static const bool full = true, branched = false;
-};
-struct Branched {
-  static const bool full = false, branched = true;
-};
-
 /* An item's steps: the queries from its first key (if full, from the sequence's first) up to the last that
  * sees one of its keys, for each head of its group. */
 struct Item {

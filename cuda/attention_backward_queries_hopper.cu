@@ -40,39 +40,15 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, keys, {barriers}, {barriers + 2 * Q::q_stages}};
 }
 
-/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see, own_blocks from the
- * last to the first and then the prefix's. */
-struct Item {
-  int begin, length, first_query, head, own_blocks, blocks;
-  KeyTiles keys;
-  Branches branches;
-
-  /* The sequence's block of keys that is the i-th visited; below 0: of the prefix. */
-  DEVICE int own_block(int i) const { return keys.at(blocks - 1 - i) - keys.prefix; }
-};
-
-template <int D, bool branched>
-DEVICE bool item_of(const AttentionBackward &op, int tiles, int turn, Item &item) {
-  typedef Queries<D> Q;
-  Place work;
-  if (!work_of(op.sequences, op.heads, tiles, Q::queries, true, turn, work)) return false;
-  int first_query = work.tile * Q::queries;
-  Branches branches = branches_of<branched>(op.sequences, work);
-  KeyTiles keys = key_tiles<Q::keys>(op, work, branches, first_query, Q::queries);
-  item = {work.begin, work.length, first_query, work.head, keys.count - keys.prefix,
-          keys.count, keys,        branches};
-  return true;
-}
-
 /* One thread: keeps the rings full. */
 template <int D, bool branched>
 DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const TensorMap &dout,
                     const AttentionBackward &op, int tiles, const Shared<D> &shared) {
   typedef Queries<D> Q;
   int tokens = op.sequences.tokens, q_count = 0, count = 0;
-  Item item;
+  QueryItem item;
   for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
-    if (!item_of<D, branched>(op, tiles, turn, item)) continue;
+    if (!query_item<Q::queries, Q::keys, branched>(op, tiles, turn, item)) continue;
     int end = item.begin + item.length, row = item.begin + item.first_query, column = item.head * D;
     MBarrier *full = shared.q_ring.fill(q_count, 2 * Q::query_bytes);
     load_boxes<D, Q::queries>(shared.q(q_count), qkv, tokens, column, row, end, full);
@@ -103,7 +79,7 @@ DEVICE void probabilities(float (&s)[columns][4], const float (&lse)[2], float s
 
 /* One item by one consumer warpgroup: the q_count-th, whose blocks are counted from first on. */
 template <int D, bool branched>
-DEVICE void consume(const AttentionBackward &op, const float *delta, const Item &item,
+DEVICE void consume(const AttentionBackward &op, const float *delta, const QueryItem &item,
                     const Shared<D> &shared, int q_count, int first, int consumer, float scale) {
   typedef Queries<D> Q;
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
@@ -197,10 +173,10 @@ __global__ void __launch_bounds__(Queries<D>::threads, 1)
       if (threadIdx.x == 0) produce<D, branched>(qkv, prefix, dout, op, tiles, shared);
     } else {
       registers_take<Q::consumer_registers>();
-      Item item;
+      QueryItem item;
       int q_count = 0, count = 0;
       for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
-        if (!item_of<D, branched>(op, tiles, turn, item)) continue;
+        if (!query_item<Q::queries, Q::keys, branched>(op, tiles, turn, item)) continue;
         consume<D, branched>(op, delta, item, shared, q_count, count, role - 1, scale);
         q_count++;
         count += item.blocks;

@@ -50,39 +50,15 @@ DEVICE Shared<D> lay_out(unsigned char *shared) {
   return {shared, k, v, {barriers}, {k_barriers}, {k_barriers + 2 * F::stages}};
 }
 
-/* An item: the rows first_query.. of a sequence, and the blocks of keys that they see, own_blocks from the
- * last to the first and then the prefix's. */
-struct Item {
-  int begin, length, first_query, head, own_blocks, blocks;
-  KeyTiles keys;
-  Branches branches;
-
-  /* The sequence's block of keys that is the i-th visited; below 0: of the prefix. */
-  DEVICE int own_block(int i) const { return keys.at(blocks - 1 - i) - keys.prefix; }
-};
-
-template <int D, bool branched>
-DEVICE bool item_of(const Attention &op, int tiles, int turn, Item &item) {
-  typedef Forward<D> F;
-  Place work;
-  if (!work_of(op.sequences, op.heads, tiles, F::queries, true, turn, work)) return false;
-  int first_query = work.tile * F::queries;
-  Branches branches = branches_of<branched>(op.sequences, work);
-  KeyTiles keys = key_tiles<F::keys>(op, work, branches, first_query, F::queries);
-  item = {work.begin, work.length, first_query, work.head, keys.count - keys.prefix,
-          keys.count, keys,        branches};
-  return true;
-}
-
 /* One thread: keeps the rings full. */
 template <int D, bool branched>
 DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const Attention &op, int tiles,
                     const Shared<D> &shared) {
   typedef Forward<D> F;
   int tokens = op.sequences.tokens, group = op.heads / op.kv_heads, q_count = 0, count = 0;
-  Item item;
+  QueryItem item;
   for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
-    if (!item_of<D, branched>(op, tiles, turn, item)) continue;
+    if (!query_item<F::queries, F::keys, branched>(op, tiles, turn, item)) continue;
     int kv_head = item.head / group, end = item.begin + item.length;
     MBarrier *full = shared.q_ring.fill(q_count, F::query_bytes);
     load_boxes<D, F::queries>(shared.q_tile(q_count), qkv, tokens, item.head * D,
@@ -154,7 +130,7 @@ DEVICE void pass_block(const Shared<D> &shared, int count, int consumer) {
 }
 
 template <int D>
-DEVICE void write_rows(const Attention &op, const Item &item, int first_row, const Softmax &rows,
+DEVICE void write_rows(const Attention &op, const QueryItem &item, int first_row, const Softmax &rows,
                        const float (&o)[D / 8][4], float scale_log2) {
   float inverse[2];
 #pragma unroll
@@ -175,8 +151,8 @@ DEVICE void write_rows(const Attention &op, const Item &item, int first_row, con
 
 /* One item by one consumer warpgroup: the q_count-th, whose blocks of keys are counted from first on. */
 template <int D, bool branched>
-DEVICE void consume(const Attention &op, const Item &item, const Shared<D> &shared, int q_count, int first,
-                    int consumer, float scale_log2) {
+DEVICE void consume(const Attention &op, const QueryItem &item, const Shared<D> &shared, int q_count,
+                    int first, int consumer, float scale_log2) {
   typedef Forward<D> F;
   const int columns = F::keys / 8;
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
@@ -277,10 +253,10 @@ __global__ void __launch_bounds__(Forward<D>::threads, 1)
       registers_take<F::consumer_registers>();
       int consumer = role - 1;
       if (consumer == F::consumers - 1) turn_end<D>(consumer); /* the first turn is the first one's */
-      Item item;
+      QueryItem item;
       int q_count = 0, count = 0;
       for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
-        if (!item_of<D, branched>(op, tiles, turn, item)) continue;
+        if (!query_item<F::queries, F::keys, branched>(op, tiles, turn, item)) continue;
         consume<D, branched>(op, item, shared, q_count, count, consumer, scale_log2);
         q_count++;
         count += item.blocks;

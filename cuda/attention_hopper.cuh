@@ -189,6 +189,41 @@ DEVICE bool more_work(const Sequences &sequences, int heads, int tiles, int turn
   return turn * static_cast<int>(gridDim.x) < work_items(sequences, heads, tiles);
 }
 
+/* An item of the kernels that keep queries: the rows first_query.. of a sequence, and the blocks of keys that
+ * they see, own_blocks from the last to the first and then the prefix's. */
+struct QueryItem {
+  int begin, length, first_query, head, own_blocks, blocks;
+  KeyTiles keys;
+  Branches branches;
+
+  /* The sequence's block of keys that is the i-th visited; below 0: of the prefix. */
+  DEVICE int own_block(int i) const { return keys.at(blocks - 1 - i) - keys.prefix; }
+};
+
+/* op: Attention or AttentionBackward */
+template <int queries, int key_rows, bool branched, typename Op>
+DEVICE bool query_item(const Op &op, int tiles, int turn, QueryItem &item) {
+  Place work;
+  if (!work_of(op.sequences, op.heads, tiles, queries, true, turn, work)) return false;
+  int first_query = work.tile * queries;
+  Branches branches = branches_of<branched>(op.sequences, work);
+  KeyTiles keys = key_tiles<key_rows>(op, work, branches, first_query, queries);
+  item = {work.begin, work.length, first_query, work.head, keys.count - keys.prefix,
+          keys.count, keys,        branches};
+  return true;
+}
+
+/* What a query sees, known to the compiler: with all masks in one kernel its registers would spill. */
+struct Causal {
+  static const bool full = false, branched = false;
+};
+struct Full {
+  static const bool full = true, branched = false;
+};
+struct Branched {
+  static const bool full = false, branched = true;
+};
+
 /* As many blocks as there are multiprocessors, or items. */
 inline unsigned work_blocks(const CudaState *state, const Sequences &sequences, int heads, int tiles) {
   unsigned items = place_blocks(sequences, heads, tiles), most = static_cast<unsigned>(state->sm_count);
