@@ -119,6 +119,8 @@ bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, c
 bool cuda_attention_backward_baseline(Backend *backend, const AttentionBackward *op, int which,
                                       const char **name);
 bool cuda_attention_unfused(Backend *backend, const Attention *op, const char **name);
+bool cuda_attention_cudnn(Backend *backend, const Attention *op);
+bool cuda_attention_backward_cudnn(Backend *backend, const AttentionBackward *op);
 
 void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 
