@@ -97,7 +97,7 @@ void attention_graph(const AttentionGraphShape *shape, AttentionGraph *out);
 /* Whether cuDNN has an engine for the graph on a device described in its JSON
  * (CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION), which need not be there. *installed: whether the library is.
  * why, of room bytes: its last error, or "". With the CUDA backend only. */
-bool cudnn_takes(const AttentionGraphShape *shape, const char *device, bool *installed, char *why,
+bool cudnn_takes_graph(const AttentionGraphShape *shape, const char *device, bool *installed, char *why,
                  size_t room);
 
 #ifdef __cplusplus

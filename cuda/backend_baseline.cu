@@ -139,21 +139,21 @@ bool run_sequence(Backend *backend, const Cublas *library, const Attention &a, i
 
 }  // namespace
 
-/* Waits for the device once, to read the lengths. */
-bool cuda_attention_unfused(Backend *backend, const Attention *a, const char **name) {
-  const Cublas *library = a->prefix_len == 0 && !a->sequences.branch ? open_cublas() : nullptr;
-  if (!library) return false;
-  *name = "cuBLAS, scores stored";
+bool cublas_takes(Backend *, const Attention &a) {
+  return a.prefix_len == 0 && !a.sequences.branch && open_cublas();
+}
+
+void cuda_attention_unfused(Backend *backend, const Attention *a) {
+  const Cublas *library = open_cublas();
   std::vector<int32_t> cu(static_cast<size_t>(a->sequences.count) + 1);
   if (backend->download(backend, cu.data(), a->sequences.cu_seqlens, cu.size() * sizeof(int32_t)) != OK)
-    return false;
+    return;
   void *scores = cuda_workspace(backend, score_bytes(a->sequences.max_len, heads_at_once(*a)));
-  if (!scores || library->set_stream(library->handle, cuda_state(backend)->stream) != CUBLAS_STATUS_SUCCESS)
-    return false;
-  for (size_t b = 0; b + 1 < cu.size(); b++) {
+  if (!scores) return; /* noted */
+  bool good = library->set_stream(library->handle, cuda_state(backend)->stream) == CUBLAS_STATUS_SUCCESS;
+  for (size_t b = 0; good && b + 1 < cu.size(); b++) {
     int length = cu[b + 1] - cu[b];
-    if (length && !run_sequence(backend, library, *a, cu[b], length, static_cast<bf16 *>(scores)))
-      return false;
+    good = !length || run_sequence(backend, library, *a, cu[b], length, static_cast<bf16 *>(scores));
   }
-  return true;
+  if (!good) cuda_note(cuda_state(backend), cudaErrorUnknown, "attention by cuBLAS");
 }
