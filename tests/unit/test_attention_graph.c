@@ -238,12 +238,30 @@ static void assert_columns(const char *what, const Batch *c, const double *got, 
       assert_close(what, got + column_at(b, h, 0), want + column_at(b, h, 0), c->length[b]);
 }
 
+/* The types in which backend_cudnn.cu has what is not bf16. */
+static void check_types(const AttentionGraph *graph) {
+  static const GraphType types[GRAPH_INNER] = {
+      [GRAPH_STATS] = GRAPH_F32,        [GRAPH_DELTA] = GRAPH_F32,
+      [GRAPH_DQUERIES_SUM] = GRAPH_F32, [GRAPH_QUERY_LENGTHS] = GRAPH_I32,
+      [GRAPH_KEY_LENGTHS] = GRAPH_I32,  [GRAPH_QKV_OFFSETS] = GRAPH_I64,
+      [GRAPH_OUT_OFFSETS] = GRAPH_I64,  [GRAPH_SCALE] = GRAPH_F32,
+      [GRAPH_HIDDEN] = GRAPH_F32,       [GRAPH_ONE] = GRAPH_F32};
+  for (int i = 0; i < GRAPH_INNER; i++)
+    if (graph->tensor[i].used) assert_int_equal(graph->tensor[i].type, types[i]);
+  for (int i = 0; i < graph->operations; i++) {
+    const GraphOperation *o = &graph->operation[i];
+    if (o->kind == GRAPH_RESHAPE) assert_int_equal(graph->tensor[o->out].type, GRAPH_BF16);
+    if (o->kind == GRAPH_INDEX) assert_int_equal(graph->tensor[o->out].type, GRAPH_I32);
+  }
+}
+
 static void check_graph(AttentionGraphShape shape) {
   Arena arena = {0};
   Batch c = make_batch(&arena, shape);
   AttentionGraph graph;
   attention_graph(&shape, &graph);
   assert_true(graph.tensors <= GRAPH_TENSORS && graph.operations <= GRAPH_OPERATIONS);
+  check_types(&graph);
   int out_width = HEADS * D, keys = HEADS * D, values = keys + shape.kv_heads * D;
   double *qkv_offsets = doubles(&arena, B + 1, 0), *out_offsets = doubles(&arena, B + 1, 0);
   double *lengths = doubles(&arena, B, 0), scale = 1 / sqrt(D), hidden = -INFINITY, one = 1;
