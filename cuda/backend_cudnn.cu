@@ -12,8 +12,6 @@
 
 namespace {
 
-const int threads = 128;
-
 /* Attention and its gradient in one; out to the plan as GRAPH_OUT, whose values only the forward pass writes.
  */
 struct Pass {
@@ -56,53 +54,22 @@ Scratch lay_out(char *base, const AttentionGraphShape &s, size_t workspace_bytes
   return out;
 }
 
-/* What the plan reads in another form than ours. */
-struct Rows {
-  const int32_t *cu_seqlens;
-  const float *lse;     /* [heads, tokens]; NULL: no statistics are wanted */
-  float *stats;         /* [count, heads, max_len], zeros behind a sequence's end */
-  int32_t *lengths;     /* [count]; NULL: nor the other two */
-  int64_t *qkv_offsets; /* [count + 1] */
-  int64_t *out_offsets;
-  int count, heads, tokens, max_len, qkv_width, out_width;
-};
-
-/* Sequence blockIdx.x, head blockIdx.y. */
-__global__ void __launch_bounds__(threads) unpack_rows(Rows r) {
-  int b = static_cast<int>(blockIdx.x), h = static_cast<int>(blockIdx.y),
-      thread = static_cast<int>(threadIdx.x);
-  int begin = r.cu_seqlens[b], end = r.cu_seqlens[b + 1];
-  if (r.lengths && h == 0 && thread == 0) {
-    r.lengths[b] = end - begin;
-    for (int i = b; i <= b + (b + 1 == r.count); i++) {
-      r.qkv_offsets[i] = static_cast<int64_t>(r.cu_seqlens[i]) * r.qkv_width;
-      r.out_offsets[i] = static_cast<int64_t>(r.cu_seqlens[i]) * r.out_width;
-    }
-  }
-  if (!r.lse) return;
-  const float *lse = r.lse + static_cast<size_t>(h) * static_cast<size_t>(r.tokens) + begin;
-  float *stats = r.stats + (static_cast<size_t>(b) * gridDim.y + blockIdx.y) * static_cast<size_t>(r.max_len);
-  for (int t = thread; t < r.max_len; t += threads) stats[t] = t < end - begin ? lse[t] : 0.0f;
-}
-
 void unpack(Backend *backend, const Pass &p, const Scratch &scratch) {
   const AttentionGraphShape &s = p.shape;
-  if (!s.ragged && !p.lse) return;
   int out_width = s.heads * s.head_dim;
-  Rows rows = {p.sequences->cu_seqlens,
-               p.lse,
-               scratch.stats,
-               scratch.lengths,
-               scratch.qkv_offsets,
-               scratch.out_offsets,
-               s.count,
-               s.heads,
-               p.sequences->tokens,
-               s.max_len,
-               out_width + 2 * s.kv_heads * s.head_dim,
-               out_width};
-  dim3 grid(static_cast<unsigned>(s.count), p.lse ? static_cast<unsigned>(s.heads) : 1u);
-  launch(cuda_state(backend), {"unpack_rows", grid, threads, 0}, unpack_rows, rows);
+  UnpackRows rows = {p.sequences->cu_seqlens,
+                     p.lse,
+                     scratch.stats,
+                     scratch.lengths,
+                     scratch.qkv_offsets,
+                     scratch.out_offsets,
+                     s.count,
+                     s.heads,
+                     p.sequences->tokens,
+                     s.max_len,
+                     out_width + 2 * s.kv_heads * s.head_dim,
+                     out_width};
+  if (s.ragged || p.lse) cuda_unpack_rows(backend, rows);
 }
 
 /* Where each of the plan's tensors is, by GRAPH_...; values are the host's. */

@@ -125,6 +125,16 @@ bool cudnn_takes(Backend *backend, const Attention &op);
 bool cudnn_takes(Backend *backend, const AttentionBackward &op);
 void cuda_attention_cudnn(Backend *backend, const Attention *op);
 void cuda_attention_backward_cudnn(Backend *backend, const AttentionBackward *op);
+struct UnpackRows {
+  const int32_t *cu_seqlens; /* [count + 1] */
+  const float *lse;          /* [heads, tokens]; NULL: no statistics are wanted */
+  float *stats;              /* [count, heads, max_len], zeros behind a sequence's end */
+  int32_t *lengths;          /* [count]; NULL: none are wanted, nor offsets */
+  int64_t *qkv_offsets;      /* [count + 1] elements to each sequence's rows of qkv_width */
+  int64_t *out_offsets;      /* the same of out_width */
+  int count, heads, tokens, max_len, qkv_width, out_width;
+};
+void cuda_unpack_rows(Backend *backend, const UnpackRows &rows);
 
 void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 
