@@ -19,6 +19,7 @@ const Candidate<Attention> forward[] = {
 
 const Candidate<AttentionBackward> backward[] = {
     {{"portable kernel", false}, hopper_fits, cuda_attention_backward_portable},
+    {{"cuBLAS, scores stored", true}, cublas_takes, cuda_attention_backward_unfused},
     {{"cuDNN", false}, cudnn_takes, cuda_attention_backward_cudnn},
 };
 

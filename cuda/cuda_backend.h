@@ -120,7 +120,9 @@ void cuda_attention_backward_portable(Backend *backend, const AttentionBackward 
 bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, Baseline *is);
 bool cuda_attention_backward_baseline(Backend *backend, const AttentionBackward *op, int which, Baseline *is);
 bool cublas_takes(Backend *backend, const Attention &op);
+bool cublas_takes(Backend *backend, const AttentionBackward &op);
 void cuda_attention_unfused(Backend *backend, const Attention *op);
+void cuda_attention_backward_unfused(Backend *backend, const AttentionBackward *op);
 bool cudnn_takes(Backend *backend, const Attention &op);
 bool cudnn_takes(Backend *backend, const AttentionBackward &op);
 void cuda_attention_cudnn(Backend *backend, const Attention *op);

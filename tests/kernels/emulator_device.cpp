@@ -167,7 +167,9 @@ void *cuda_workspace(Backend *backend, size_t bytes) {
 
 /* Libraries for GPUs. */
 bool cublas_takes(Backend *, const Attention &) { return false; }
+bool cublas_takes(Backend *, const AttentionBackward &) { return false; }
 void cuda_attention_unfused(Backend *, const Attention *) {}
+void cuda_attention_backward_unfused(Backend *, const AttentionBackward *) {}
 bool cudnn_takes(Backend *, const Attention &) { return false; }
 bool cudnn_takes(Backend *, const AttentionBackward &) { return false; }
 void cuda_attention_cudnn(Backend *, const Attention *) {}
