@@ -12,8 +12,8 @@ static std::vector<AttentionShape> shapes() {
   std::vector<AttentionShape> out;
   for (const std::vector<int> &lengths : batches)
     for (bool full : {false, true}) {
-      out.push_back({lengths, 2, 2, 64, 0, full});
-      out.push_back({lengths, 2, 1, 128, 0, full});
+      out.push_back({lengths, 4, 2, 64, 0, full});
+      out.push_back({lengths, 2, 2, 128, 0, full});
     }
   return out;
 }
