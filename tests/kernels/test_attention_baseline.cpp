@@ -5,8 +5,13 @@
 
 #include "attention_reference.h"
 
-/* Of one length, which is a multiple of a tile or not, and of several. */
+/* Of one length, which is a multiple of a tile or not, and of several. The thread sanitizer sees as much in
+ * little. */
+#ifdef EMULATOR_RACES
+static const std::vector<int> batches[] = {{17, 33}};
+#else
 static const std::vector<int> batches[] = {{128, 128}, {70, 70, 70}, {17, 130, 64}};
+#endif
 
 static std::vector<AttentionShape> shapes() {
   std::vector<AttentionShape> out;
