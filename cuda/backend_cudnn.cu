@@ -12,8 +12,7 @@
 
 namespace {
 
-/* Attention and its gradient in one; out to the plan as GRAPH_OUT, whose values only the forward pass writes.
- */
+/* Attention or its gradient. The forward pass writes out. */
 struct Pass {
   AttentionGraphShape shape;
   const Sequences *sequences;
@@ -138,14 +137,17 @@ cudnnHandle_t open_handle(const Cudnn *cudnn) {
   return handle;
 }
 
-/* The plan for a shape, or NULL. The last one of each pass is kept. */
-const Plan *plan_for(const AttentionGraphShape &shape) {
+/* The plan for a shape, or NULL. The last one of each pass is kept; another is made when the device has done
+ * with it.
+ */
+const Plan *plan_for(Backend *backend, const AttentionGraphShape &shape) {
   static Plan plans[2];
   const Cudnn *cudnn = open_cudnn();
   cudnnHandle_t handle = cudnn ? open_handle(cudnn) : nullptr;
   if (!handle) return nullptr;
   Plan *plan = &plans[shape.backward];
   bool same = plan->made && memcmp(&plan->graph.shape, &shape, sizeof shape) == 0;
+  if (!same && backend->synchronize(backend) != OK) return nullptr;
   if (!same) build_plan(cudnn, {handle, nullptr}, shape, plan);
   return plan->plan ? plan : nullptr;
 }
@@ -153,7 +155,7 @@ const Plan *plan_for(const AttentionGraphShape &shape) {
 void run_pass(Backend *backend, const Pass &p) {
   const Cudnn *cudnn = open_cudnn();
   cudnnHandle_t handle = open_handle(cudnn);
-  const Plan *plan = plan_for(p.shape);
+  const Plan *plan = plan_for(backend, p.shape);
   size_t workspace = static_cast<size_t>(plan->workspace_bytes);
   char *base = static_cast<char *>(cuda_workspace(backend, lay_out(nullptr, p.shape, workspace).bytes));
   if (!base) return; /* noted */
@@ -180,15 +182,16 @@ AttentionGraphShape shape_of(const Operation &op, bool backward) {
 }
 
 template <typename Operation>
-bool takes(const Operation &op, bool backward) {
-  return !op.prefix_len && !op.sequences.branch && op.sequences.tokens && plan_for(shape_of(op, backward));
+bool takes(Backend *backend, const Operation &op, bool backward) {
+  return !op.prefix_len && !op.sequences.branch && op.sequences.tokens &&
+         plan_for(backend, shape_of(op, backward));
 }
 
 }  // namespace
 
-bool cudnn_takes(Backend *, const Attention &op) { return takes(op, false); }
+bool cudnn_takes(Backend *backend, const Attention &op) { return takes(backend, op, false); }
 
-bool cudnn_takes(Backend *, const AttentionBackward &op) { return takes(op, true); }
+bool cudnn_takes(Backend *backend, const AttentionBackward &op) { return takes(backend, op, true); }
 
 void cuda_attention_cudnn(Backend *backend, const Attention *a) {
   run_pass(backend, {shape_of(*a, false), &a->sequences, a->qkv, a->out, nullptr, nullptr, nullptr});
