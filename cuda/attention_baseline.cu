@@ -1,27 +1,48 @@
-/* What `popalm bench` compares attention with: the portable kernel where another one is used, and attention
- * without fusion (backend_baseline.cu). */
+/* What `popalm bench` compares attention with: the portable kernel where another one is used, attention
+ * without fusion (backend_baseline.cu), and cuDNN's (backend_cudnn.cu). */
 #include "attention_tile.cuh"
 
 namespace {
 
-const char *const portable = "portable kernel";
+template <typename Operation>
+struct Candidate {
+  Baseline is;
+  bool (*fits)(Backend *, const Operation &);
+  void (*run)(Backend *, const Operation *);
+};
+
+const Candidate<Attention> forward[] = {
+    {{"portable kernel", false}, hopper_fits, cuda_attention_portable},
+    {{"cuBLAS, scores stored", true}, cublas_takes, cuda_attention_unfused},
+    {{"cuDNN", false}, cudnn_takes, cuda_attention_cudnn},
+};
+
+const Candidate<AttentionBackward> backward[] = {
+    {{"portable kernel", false}, hopper_fits, cuda_attention_backward_portable},
+    {{"cuBLAS, scores stored", true}, cublas_takes, cuda_attention_backward_unfused},
+    {{"cuDNN", false}, cudnn_takes, cuda_attention_backward_cudnn},
+};
+
+/* Of the candidates that fit, number `which`. */
+template <typename Operation, size_t count>
+bool run_candidate(const Candidate<Operation> (&candidates)[count], Backend *backend, const Operation *op,
+                   int which, Baseline *is) {
+  for (const Candidate<Operation> &candidate : candidates) {
+    if (!candidate.fits(backend, *op) || which-- > 0) continue;
+    *is = candidate.is;
+    candidate.run(backend, op);
+    return true;
+  }
+  return false;
+}
 
 }  // namespace
 
-bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, const char **name) {
-  bool fits = hopper_fits(backend, *op);
-  if (which == 0 && fits) {
-    *name = portable;
-    cuda_attention_portable(backend, op);
-    return true;
-  }
-  return which == fits && cuda_attention_unfused(backend, op, name);
+bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, Baseline *is) {
+  return run_candidate(forward, backend, op, which, is);
 }
 
 bool cuda_attention_backward_baseline(Backend *backend, const AttentionBackward *op, int which,
-                                      const char **name) {
-  if (which != 0 || !hopper_fits(backend, *op)) return false;
-  *name = portable;
-  cuda_attention_backward_portable(backend, op);
-  return true;
+                                      Baseline *is) {
+  return run_candidate(backward, backend, op, which, is);
 }

@@ -114,11 +114,29 @@ void cuda_attention_portable(Backend *backend, const Attention *op);
 bool cuda_attention_backward_hopper(Backend *backend, const AttentionBackward *op, const float *delta);
 void cuda_attention_backward_portable(Backend *backend, const AttentionBackward *op);
 
-/* For benchmarks only: attention_baseline.cu, backend_baseline.cu (with cuBLAS). */
-bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, const char **name);
-bool cuda_attention_backward_baseline(Backend *backend, const AttentionBackward *op, int which,
-                                      const char **name);
-bool cuda_attention_unfused(Backend *backend, const Attention *op, const char **name);
+/* For benchmarks only: attention_baseline.cu; with cuBLAS, which waits for the device to read the lengths:
+ * backend_baseline.cu; with cuDNN: backend_cudnn.cu. The last two are called where their library takes the operation.
+ */
+bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, Baseline *is);
+bool cuda_attention_backward_baseline(Backend *backend, const AttentionBackward *op, int which, Baseline *is);
+bool cublas_takes(Backend *backend, const Attention &op);
+bool cublas_takes(Backend *backend, const AttentionBackward &op);
+void cuda_attention_unfused(Backend *backend, const Attention *op);
+void cuda_attention_backward_unfused(Backend *backend, const AttentionBackward *op);
+bool cudnn_takes(Backend *backend, const Attention &op);
+bool cudnn_takes(Backend *backend, const AttentionBackward &op);
+void cuda_attention_cudnn(Backend *backend, const Attention *op);
+void cuda_attention_backward_cudnn(Backend *backend, const AttentionBackward *op);
+struct UnpackRows {
+  const int32_t *cu_seqlens; /* [count + 1] */
+  const float *lse;          /* [heads, tokens]; NULL: no statistics are wanted */
+  float *stats;              /* [count, heads, max_len], zeros behind a sequence's end */
+  int32_t *lengths;          /* [count]; NULL: none are wanted, nor offsets */
+  int64_t *qkv_offsets;      /* [count + 1] elements to each sequence's rows of qkv_width */
+  int64_t *out_offsets;      /* the same of out_width */
+  int count, heads, tokens, max_len, qkv_width, out_width;
+};
+void cuda_unpack_rows(Backend *backend, const UnpackRows &rows);
 
 void cuda_convert(Backend *backend, void *to, DType to_type, const void *from, DType from_type, size_t count);
 

@@ -190,6 +190,12 @@ typedef struct AttentionBackward {
   bool full;
 } AttentionBackward;
 
+/* Another way to compute an operation, for benchmarks. */
+typedef struct Baseline {
+  const char *name;
+  bool waits; /* for the device, and so cannot be recorded */
+} Baseline;
+
 /* Copies the key and value parts of qkv rows into a cache of rows of 2 Hkv d. */
 typedef struct KvStore {
   const void *qkv;    /* [rows, (Hq + 2 Hkv) d] */
@@ -527,10 +533,11 @@ struct Backend {
   void (*grad_norm)(Backend *, const GradNorm *);
   void (*adamw)(Backend *, const AdamW *);
 
-  /* attention as other kernels compute it (without fusion; those for any GPU), for benchmarks to compare with: variant
-   * `which` from 0 on, and its name. Returns false, having done nothing, when there is no such variant. NULL: none. */
-  bool (*attention_baseline)(Backend *, const Attention *, int which, const char **name);
-  bool (*attention_backward_baseline)(Backend *, const AttentionBackward *, int which, const char **name);
+  /* attention as other kernels compute it (without fusion; those for any GPU; the vendor's), for benchmarks to compare
+   * with: variant `which` from 0 on, and what it is. Returns false, having done nothing, when there is no such variant.
+   * lse need not be written. NULL: none. */
+  bool (*attention_baseline)(Backend *, const Attention *, int which, Baseline *is);
+  bool (*attention_backward_baseline)(Backend *, const AttentionBackward *, int which, Baseline *is);
 };
 
 /* Opens the backend named by "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:n". */

@@ -49,12 +49,12 @@ enum { ITSELF = -1 };
 
 static void run_next(Runner *r) {
   const void *op = r->op[r->next];
-  const char *name;
+  Baseline is;
   r->next = (r->next + 1) % r->copies;
   if (r->baseline == ITSELF)
     r->kernel->run(r->backend, op);
   else
-    r->kernel->baseline(r->backend, op, r->baseline, &name);
+    r->kernel->baseline(r->backend, op, r->baseline, &is);
 }
 
 static void restore_all(const Runner *r) {
@@ -137,13 +137,13 @@ static int copies_of(const BenchInputs *in, const BenchShape *shape, double cach
 }
 
 static Status measure_baselines(Runner *runner, int repeat, BenchResult *out) {
-  const char *name;
+  Baseline is;
   while (runner->kernel->baseline && out->baselines < BENCH_BASELINES &&
-         runner->kernel->baseline(runner->backend, runner->op[0], out->baselines, &name)) {
+         runner->kernel->baseline(runner->backend, runner->op[0], out->baselines, &is)) {
     BenchBaseline *baseline = &out->baseline[out->baselines];
-    baseline->name = name;
+    baseline->name = is.name;
     runner->baseline = out->baselines++;
-    TRY(measure(runner, repeat, &baseline->time, NULL));
+    TRY(measure(runner, repeat, &baseline->time, is.waits ? NULL : &baseline->recorded));
   }
   return OK;
 }

@@ -97,7 +97,7 @@ typedef struct BenchKernel {
   /* Puts back what a run overwrites, where a second run would otherwise do other work; NULL: nothing. */
   void (*restore)(Backend *backend, const void *op);
   /* Another way to compute the same; false: there is no variant `which`. NULL: none. */
-  bool (*baseline)(Backend *backend, const void *op, int which, const char **name);
+  bool (*baseline)(Backend *backend, const void *op, int which, Baseline *is);
 } BenchKernel;
 
 /* Tables of kernels, each in the file of its subject; bench_kernel(i) goes through all of them. */
@@ -124,6 +124,7 @@ typedef struct BenchTime {
 typedef struct BenchBaseline {
   const char *name;
   BenchTime time;
+  bool recorded;
 } BenchBaseline;
 
 typedef struct BenchResult {

@@ -31,82 +31,157 @@ static const char *attention_size(BenchInputs *in, const BenchShape *shape, cons
                      shape->heads, shape->kv_heads, shape->head_dim);
 }
 
+/* What the rows of attention differ in. */
+typedef struct Variant {
+  int prefix; /* P */
+  bool full, branches;
+} Variant;
+
+/* A batch with the pairs of a query and a key that it sees, a causal triangle counted as half a square. */
+typedef struct AttentionBatch {
+  Sequences sequences;
+  double pairs;
+  double indices; /* bytes that say which keys a row sees, but for cu_seqlens */
+  const char *size;
+} AttentionBatch;
+
+/* sum (T^2 / 2 + P T), or T^2 without the causal mask */
+static AttentionBatch packed_batch(BenchInputs *in, const BenchShape *shape, Variant variant) {
+  double squares;
+  AttentionBatch out = {.sequences = sequences_of(in, shape, &squares)};
+  out.pairs = (variant.full ? 1 : 0.5) * squares + (double)variant.prefix * out.sequences.tokens;
+  out.size = attention_size(in, shape, &out.sequences);
+  return out;
+}
+
+/* The rows of a training batch whose samples share their post: a sequence is a post and its replies as
+ * branches. sum (T^2 / 2 + sum over replies (R T + R^2 / 2)), T the post's length and R a reply's */
+static AttentionBatch branched_batch(BenchInputs *in, const BenchShape *shape) {
+  int posts = (shape->sequences + shape->samples - 1) / shape->samples, replies = posts * shape->samples;
+  int shortest = shape->shortest > shape->reply ? shape->shortest - shape->reply : 1;
+  int longest = shape->longest > shape->reply ? shape->longest - shape->reply : 1;
+  int32_t *shared, *reply, *cu = NEW(in->arena, int32_t, posts + 1);
+  AttentionBatch out = {.sequences.count = posts};
+  Sequences *s = &out.sequences;
+  s->shared = bench_integers(in, posts, shortest, longest, &shared);
+  bench_integers(in, replies, 1, shape->reply, &reply);
+  int32_t *branch = NEW(in->arena, int32_t, posts * (longest + shape->samples * shape->reply));
+  for (int p = 0; p < posts; p++) {
+    double T = shared[p];
+    out.pairs += T * T / 2;
+    for (int t = 0; t < shared[p]; t++) branch[cu[p] + t] = cu[p];
+    cu[p + 1] = cu[p] + shared[p];
+    for (int r = p * shape->samples; r < (p + 1) * shape->samples; r++) {
+      double R = reply[r];
+      out.pairs += R * T + R * R / 2;
+      for (int t = 0; t < reply[r]; t++) branch[cu[p + 1] + t] = cu[p + 1];
+      cu[p + 1] += reply[r];
+    }
+    int length = cu[p + 1] - cu[p];
+    if (length > s->max_len) s->max_len = length;
+  }
+  s->tokens = cu[posts];
+  s->cu_seqlens = bench_upload(in, cu, ((size_t)posts + 1) * sizeof *cu);
+  s->branch = bench_upload(in, branch, (size_t)s->tokens * sizeof *branch);
+  out.indices = 4.0 * (s->tokens + posts);
+  out.size = arena_print(in->arena, "%d posts %d..%d, %d x 1..%d each", posts, shortest, longest,
+                         shape->samples, shape->reply);
+  return out;
+}
+
+static AttentionBatch batch_of(BenchInputs *in, const BenchShape *shape, Variant variant) {
+  return variant.branches ? branched_batch(in, shape) : packed_batch(in, shape, variant);
+}
+
 static size_t prefix_size(const BenchShape *shape, int prefix) {
   return (size_t)prefix * 2 * (size_t)shape->kv_heads * shape->head_dim;
 }
 
-/* 2 d Hq sum (T^2 + 2 P T) operations (the causal half); qkv and the prefix are read, out and lse are
- * written. */
-static void make_forward(BenchInputs *in, const BenchShape *shape, int prefix, BenchCall *call) {
-  double squares;
-  Sequences s = sequences_of(in, shape, &squares);
-  size_t N = (size_t)s.tokens, out = (size_t)shape->heads * shape->head_dim, P = prefix_size(shape, prefix);
-  call->op =
-      BENCH_OP(in, Attention, .sequences = s, .qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION),
-               .prefix = prefix ? bench_numbers(in, P, ACTIVATION) : NULL, .prefix_len = prefix,
-               .out = bench_output(in, N * out * dtype_bytes(in->backend->storage)),
-               .lse = bench_output(in, N * (size_t)shape->heads * sizeof(float)), .heads = shape->heads,
-               .kv_heads = shape->kv_heads, .head_dim = shape->head_dim);
-  call->operations = 2.0 * (double)out * (squares + 2.0 * prefix * (double)N);
-  call->bytes = width_of(in) * (double)(N * (qkv_width(shape) + out) + P) + 4.0 * (double)N * shape->heads;
-  call->size = attention_size(in, shape, &s);
+/* 4 d Hq operations a pair; qkv and the prefix are read, out and lse are written. */
+static void make_forward(BenchInputs *in, const BenchShape *shape, Variant variant, BenchCall *call) {
+  AttentionBatch batch = batch_of(in, shape, variant);
+  size_t N = (size_t)batch.sequences.tokens, out = (size_t)shape->heads * shape->head_dim,
+         P = prefix_size(shape, variant.prefix);
+  call->op = BENCH_OP(
+      in, Attention, .sequences = batch.sequences, .qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION),
+      .prefix = P ? bench_numbers(in, P, ACTIVATION) : NULL, .prefix_len = variant.prefix,
+      .out = bench_output(in, N * out * dtype_bytes(in->backend->storage)),
+      .lse = bench_output(in, N * (size_t)shape->heads * sizeof(float)), .heads = shape->heads,
+      .kv_heads = shape->kv_heads, .head_dim = shape->head_dim, .full = variant.full);
+  call->operations = 4.0 * (double)out * batch.pairs;
+  call->bytes = width_of(in) * (double)(N * (qkv_width(shape) + out) + P) + 4.0 * (double)N * shape->heads +
+                batch.indices;
+  call->size = batch.size;
 }
 
 static void make_attention(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
-  make_forward(in, shape, 0, call);
+  make_forward(in, shape, (Variant){0}, call);
+}
+
+static void make_attention_full(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_forward(in, shape, (Variant){.full = true}, call);
 }
 
 static void make_attention_prefix(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
-  make_forward(in, shape, PREFIX, call);
+  make_forward(in, shape, (Variant){.prefix = PREFIX}, call);
 }
 
-static bool run_attention_baseline(Backend *backend, const void *op, int which, const char **name) {
-  return backend->attention_baseline && backend->attention_baseline(backend, op, which, name);
+static void make_attention_branches(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_forward(in, shape, (Variant){.branches = true}, call);
 }
 
-static bool run_attention_backward_baseline(Backend *backend, const void *op, int which, const char **name) {
-  return backend->attention_backward_baseline &&
-         backend->attention_backward_baseline(backend, op, which, name);
+static bool run_attention_baseline(Backend *backend, const void *op, int which, Baseline *is) {
+  return backend->attention_baseline && backend->attention_baseline(backend, op, which, is);
 }
 
-/* 5 d Hq sum (T^2 + 2 P T) operations; qkv, the prefix, out, dout and lse are read, dqkv is written, the
- * prefix's gradient added to. out and lse are the forward pass's own, so that the probabilities are. */
-static void make_backward(BenchInputs *in, const BenchShape *shape, int prefix, BenchCall *call) {
-  double squares;
-  Sequences s = sequences_of(in, shape, &squares);
-  size_t N = (size_t)s.tokens, width = (size_t)shape->heads * shape->head_dim, P = prefix_size(shape, prefix);
+static bool run_attention_backward_baseline(Backend *backend, const void *op, int which, Baseline *is) {
+  return backend->attention_backward_baseline && backend->attention_backward_baseline(backend, op, which, is);
+}
+
+/* 10 d Hq operations a pair; qkv, the prefix, out, dout and lse are read, dqkv is written, the prefix's
+ * gradient added to. out and lse are the forward pass's own, so that the probabilities are. */
+static void make_backward(BenchInputs *in, const BenchShape *shape, Variant variant, BenchCall *call) {
+  AttentionBatch batch = batch_of(in, shape, variant);
+  size_t N = (size_t)batch.sequences.tokens, width = (size_t)shape->heads * shape->head_dim,
+         P = prefix_size(shape, variant.prefix);
   size_t bytes = dtype_bytes(in->backend->storage);
-  const void *qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION);
-  const void *before = prefix ? bench_numbers(in, P, ACTIVATION) : NULL;
-  void *out = bench_output(in, N * width * bytes);
-  float *lse = bench_output(in, N * (size_t)shape->heads * sizeof(float));
-  if (in->status == OK)
-    in->backend->attention(in->backend, &(Attention){.sequences = s,
-                                                     .qkv = qkv,
-                                                     .prefix = before,
-                                                     .prefix_len = prefix,
-                                                     .out = out,
-                                                     .lse = lse,
-                                                     .heads = shape->heads,
-                                                     .kv_heads = shape->kv_heads,
-                                                     .head_dim = shape->head_dim});
-  call->op = BENCH_OP(in, AttentionBackward, .sequences = s, .qkv = qkv, .prefix = before,
-                      .prefix_len = prefix, .dprefix = prefix ? bench_numbers(in, P, WEIGHT) : NULL,
-                      .out = out, .dout = bench_numbers(in, N * width, WEIGHT), .lse = lse,
+  Attention forward = {.sequences = batch.sequences,
+                       .qkv = bench_numbers(in, N * qkv_width(shape), ACTIVATION),
+                       .prefix = P ? bench_numbers(in, P, ACTIVATION) : NULL,
+                       .prefix_len = variant.prefix,
+                       .out = bench_output(in, N * width * bytes),
+                       .lse = bench_output(in, N * (size_t)shape->heads * sizeof(float)),
+                       .heads = shape->heads,
+                       .kv_heads = shape->kv_heads,
+                       .head_dim = shape->head_dim,
+                       .full = variant.full};
+  if (in->status == OK) in->backend->attention(in->backend, &forward);
+  call->op = BENCH_OP(in, AttentionBackward, .sequences = forward.sequences, .qkv = forward.qkv,
+                      .prefix = forward.prefix, .prefix_len = variant.prefix,
+                      .dprefix = P ? bench_numbers(in, P, WEIGHT) : NULL, .out = forward.out,
+                      .dout = bench_numbers(in, N * width, WEIGHT), .lse = forward.lse,
                       .dqkv = bench_output(in, N * qkv_width(shape) * bytes), .heads = shape->heads,
-                      .kv_heads = shape->kv_heads, .head_dim = shape->head_dim);
-  call->operations = 5.0 * (double)width * (squares + 2.0 * prefix * (double)N);
+                      .kv_heads = shape->kv_heads, .head_dim = shape->head_dim, .full = variant.full);
+  call->operations = 10.0 * (double)width * batch.pairs;
   call->bytes = width_of(in) * (double)(N * (2 * qkv_width(shape) + 2 * width) + 3 * P) +
-                4.0 * (double)N * shape->heads;
-  call->size = attention_size(in, shape, &s);
+                4.0 * (double)N * shape->heads + batch.indices;
+  call->size = batch.size;
 }
 
 static void make_attention_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
-  make_backward(in, shape, 0, call);
+  make_backward(in, shape, (Variant){0}, call);
 }
 
-static void make_attention_prefix_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
-  make_backward(in, shape, PREFIX, call);
+static void make_full_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_backward(in, shape, (Variant){.full = true}, call);
+}
+
+static void make_prefix_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_backward(in, shape, (Variant){.prefix = PREFIX}, call);
+}
+
+static void make_branches_backward(BenchInputs *in, const BenchShape *shape, BenchCall *call) {
+  make_backward(in, shape, (Variant){.branches = true}, call);
 }
 
 /* The query and key heads are read and written. */
@@ -251,9 +326,17 @@ static const BenchKernel rows[] = {
      run_attention_baseline},
     {"attention_backward", SET_ALL, "its gradient", make_attention_backward, run_attention_backward, NULL,
      run_attention_backward_baseline},
+    {"attention_full", SET_RLHF | SET_LONG | SET_TINY, "without the causal mask", make_attention_full,
+     run_attention, NULL, run_attention_baseline},
+    {"full_backward", SET_RLHF | SET_LONG | SET_TINY, "its gradient", make_full_backward,
+     run_attention_backward, NULL, run_attention_backward_baseline},
+    {"attention_branches", SET_RLHF | SET_TINY, "replies that share their post", make_attention_branches,
+     run_attention, NULL, run_attention_baseline},
+    {"branches_backward", SET_RLHF | SET_TINY, "its gradient", make_branches_backward, run_attention_backward,
+     NULL, run_attention_backward_baseline},
     {"attention_prefix", SET_RLHF | SET_TINY, "behind a trained prefix of 128 keys", make_attention_prefix,
      run_attention, NULL, run_attention_baseline},
-    {"prefix_backward", SET_RLHF | SET_TINY, "its gradient and the prefix's", make_attention_prefix_backward,
+    {"prefix_backward", SET_RLHF | SET_TINY, "its gradient and the prefix's", make_prefix_backward,
      run_attention_backward, NULL, run_attention_backward_baseline},
     {"attention_decode", SET_ALL, "one new token a row against caches", make_attention_decode,
      run_attention_decode, NULL, NULL},

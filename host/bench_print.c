@@ -68,6 +68,7 @@ static void add_baselines(cJSON *row, const BenchResult *r) {
     cJSON *one = cJSON_CreateObject();
     cJSON_AddStringToObject(one, "name", r->baseline[i].name);
     add_time(one, &r->baseline[i].time);
+    cJSON_AddBoolToObject(one, "recorded", r->baseline[i].recorded);
     cJSON_AddNumberToObject(one, "ratio", r->baseline[i].time.median / r->time.median);
     cJSON_AddItemToArray(list, one);
   }

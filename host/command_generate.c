@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/text.h"
+#include "base/visible.h"
 #include "commands.h"
 #include "generator.h"
 #include "json_lines.h"
@@ -124,7 +125,10 @@ static void print_json(const Generate *g, const Question *question, const Answer
 }
 
 static void print_reply(const Generate *g, int place, const Candidate *candidate) {
-  if (!g->stream) printf("%d. %s", place, candidate->text);
+  if (!g->stream) {
+    printf("%d. ", place);
+    print_visible(stdout, candidate->text, strlen(candidate->text));
+  }
   printf("  (%s %.3f)\n", g->generator.ranked ? "reward" : "logprob", candidate->reward);
 }
 

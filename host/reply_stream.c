@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "base/visible.h"
 #include "unicode.h"
 
 void reply_stream_show(void *state, const int32_t *tokens, int count) {
@@ -13,7 +14,7 @@ void reply_stream_show(void *state, const int32_t *tokens, int count) {
   Text text = {.arena = &scratch};
   unicode_add_repaired(&text, bytes, length - utf8_unfinished(bytes, length));
   if (text.length > stream->shown) {
-    fwrite(text.data + stream->shown, 1, text.length - stream->shown, stream->out);
+    print_visible(stream->out, text.data + stream->shown, text.length - stream->shown);
     fflush(stream->out);
     stream->shown = text.length;
   }
@@ -21,5 +22,5 @@ void reply_stream_show(void *state, const int32_t *tokens, int count) {
 }
 
 void reply_stream_end(ReplyStream *stream, const char *text) {
-  fwrite(text + stream->shown, 1, strlen(text) - stream->shown, stream->out);
+  print_visible(stream->out, text + stream->shown, strlen(text + stream->shown));
 }

@@ -1,4 +1,5 @@
-/* A reply on the screen while it is drawn: whole characters only, and at the end the bytes of its text. */
+/* A reply on the screen while it is drawn: whole characters only, and at the end all of its text;
+ * control characters as \xNN. */
 #ifndef POPALM_REPLY_STREAM_H
 #define POPALM_REPLY_STREAM_H
 

@@ -38,9 +38,9 @@ static void run_head(const Head *h, float *scores) {
               0, h->out, h->out_stride);
 }
 
-bool cpu_attention_baseline(Backend *backend, const Attention *a, int which, const char **name) {
+bool cpu_attention_baseline(Backend *backend, const Attention *a, int which, Baseline *is) {
   if (which != 0 || a->prefix_len || a->sequences.branch) return false;
-  *name = "OpenBLAS, scores stored";
+  *is = (Baseline){.name = "OpenBLAS, scores stored"};
   const Sequences *s = &a->sequences;
   int stride = (a->heads + 2 * a->kv_heads) * a->head_dim, group = a->heads / a->kv_heads;
   size_t square = (size_t)s->max_len * s->max_len;

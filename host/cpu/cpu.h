@@ -41,7 +41,7 @@ void cpu_qk_norm_backward(Backend *, const QkNormBackward *);
 void cpu_rope(Backend *, const Rope *);
 void cpu_attention(Backend *, const Attention *);
 void cpu_attention_backward(Backend *, const AttentionBackward *);
-bool cpu_attention_baseline(Backend *, const Attention *, int which, const char **name);
+bool cpu_attention_baseline(Backend *, const Attention *, int which, Baseline *is);
 void cpu_kv_store(Backend *, const KvStore *);
 void cpu_attention_decode(Backend *, const AttentionDecode *);
 void cpu_activation(Backend *, const Activation *);

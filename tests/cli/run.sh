@@ -10,9 +10,9 @@ cat >"$folder/tiny.json" <<'JSON'
   "device": "cpu",
   "data": {"synth": {"train_posts": 24, "dev_posts": 4, "replies_per_post": 3}, "max_post_tokens": 32, "max_reply_tokens": 12},
   "tokenizer": {"train": {"vocab_size": 300}},
-  "sft": {"epochs": 24, "tokens_per_batch": 512, "replies_per_post": 1, "lr": 2e-3},
+  "sft": {"epochs": 12, "tokens_per_batch": 512, "replies_per_post": 1, "lr": 2e-3},
   "reward": {"epochs": 0.2, "pairs_per_batch": 4, "lr": 5e-4},
-  "ppo": {"posts_per_step": 3, "samples_per_post": 2, "steps": 60, "minibatch": 2, "lr": 3e-4, "sample_every": 2,
+  "ppo": {"posts_per_step": 3, "samples_per_post": 2, "steps": 40, "minibatch": 2, "lr": 3e-4, "sample_every": 2,
           "sampling": {"temperature": 1, "top_p": 1}, "curriculum": {"pace": {"kind": "quantile", "q_start": 0.8}, "rank": null}},
   "evaluate": {"posts": 2, "replies": [1, 2]}
 }

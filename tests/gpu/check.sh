@@ -9,7 +9,7 @@
 # BUILD/gpu-check. --quick shortens the experiments and the benchmark. --device cpu goes through the steps that need no GPU.
 #
 # To another machine: configure with -DPOPALM_NATIVE=OFF (and POPALM_CUDA_ARCH for its GPU), build gpu_tests, put the
-# shared libraries that it may lack (`ldd build/bin/popalm`, and libcublasLt.so.13, libcublas.so.13) into BUILD/bin/lib, and
+# shared libraries that it may lack (`ldd build/bin/popalm`, and libcublasLt.so.13, libcublas.so.13, libcudnn*.so.9) into BUILD/bin/lib, and
 # carry the sources and BUILD/bin; programs look for libraries in lib beside themselves.
 set -u
 root=$(cd -P "$(dirname "$0")/../.." && pwd)

@@ -1,12 +1,12 @@
-"""Attention of the shapes in a file of `popalm bench --json`, by PyTorch on the same GPU, and what it takes against popalm's
-kernel. Sequences of one length: each backend of scaled_dot_product_attention (flash attention, cuDNN, memory
-efficient, math). Ragged ones: the variable-length path (torch.nn.attention.varlen) by flash attention and by cuDNN.
+"""Attention of the shapes in a file of `popalm bench --json`, causal and full, by PyTorch on the same GPU, and what it takes
+against popalm's kernel. Sequences of one length: each backend of scaled_dot_product_attention (flash attention, cuDNN,
+memory efficient, math). Ragged ones: the variable-length path (torch.nn.attention.varlen) by flash attention and by cuDNN.
 
     torch_attention.py BENCH.json OUT.json
 
 The ragged lengths are drawn anew, evenly in the range that popalm drew from; times are scaled by the operations of
 both. Medians of CUDA events, inputs gone through in turn so that they do not sit in the cache. popalm's own
-other kernels (the portable one, cuBLAS without fusion) stand in BENCH.json and are copied to OUT.json.
+other kernels (the portable one, cuBLAS without fusion, cuDNN called from C) stand in BENCH.json and are copied to OUT.json.
 """
 import inspect
 import json
@@ -32,6 +32,15 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 RAGGED_BACKENDS = ("flash", "cudnn")
+
+Kernel = namedtuple("Kernel", "backward full")
+KERNELS = {
+    "attention": Kernel(False, False),
+    "attention_backward": Kernel(True, False),
+    "attention_full": Kernel(False, True),
+    "full_backward": Kernel(True, True),
+}
+
 SAMPLES, COPIES = 20, 4
 
 Shape = namedtuple("Shape", "count shortest longest heads kv_heads dim")
@@ -52,8 +61,9 @@ def draw_lengths(shape):
 
 
 def operations(kernel, shape, lengths):
-    """As popalm counts them: the causal half of the products, 2 of them forward and 5 backward."""
-    return (2 if kernel == "attention" else 5) * shape.heads * shape.dim * sum(length * length for length in lengths)
+    """As popalm counts them: 2 products forward and 5 backward, of causal attention the half that is not masked."""
+    products = (5 if kernel.backward else 2) * (2 if kernel.full else 1)
+    return products * shape.heads * shape.dim * sum(length * length for length in lengths)
 
 
 def packed_rows(tokens, shape, device):
@@ -62,20 +72,20 @@ def packed_rows(tokens, shape, device):
     return rows.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
 
 
-def dense_call(shape, device):
+def dense_call(shape, full, device):
     """q, k, v and a function of them: [count, heads, length, dim]."""
     parts = packed_rows(shape.count * shape.longest, shape, device)
     tensors = [t.unflatten(0, (shape.count, shape.longest)).transpose(1, 2).detach().requires_grad_() for t in parts]
     grouped = shape.heads != shape.kv_heads
-    return tensors, lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    return tensors, lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=not full, enable_gqa=grouped)
 
 
-def ragged_call(shape, lengths, device):
+def ragged_call(shape, lengths, full, device):
     """q, k, v and a function of them: [tokens, heads, dim] and where the sequences begin."""
     tensors = [t.detach().requires_grad_() for t in packed_rows(sum(lengths), shape, device)]
     starts = torch.tensor([0] + lengths, device=device).cumsum(0).to(torch.int32)
     known = inspect.signature(varlen_attn).parameters
-    options = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    options = {"window_size": (-1, -1 if full else 0)} if "window_size" in known else {"is_causal": not full}
     if shape.heads != shape.kv_heads:
         options["enable_gqa"] = True
     longest = max(lengths)
@@ -83,7 +93,7 @@ def ragged_call(shape, lengths, device):
 
 
 def timed_call(kernel, tensors, function):
-    if kernel == "attention":
+    if not kernel.backward:
 
         def forward():
             with torch.no_grad():
@@ -118,7 +128,10 @@ def measure(kernel, shape, lengths):
     for name in RAGGED_BACKENDS if ragged else BACKENDS:
         try:
             with sdpa_kernel(BACKENDS[name]):
-                makes = (ragged_call(shape, lengths, "cuda") if ragged else dense_call(shape, "cuda") for _ in range(COPIES))
+                makes = (
+                    ragged_call(shape, lengths, kernel.full, "cuda") if ragged else dense_call(shape, kernel.full, "cuda")
+                    for _ in range(COPIES)
+                )
                 out[name] = median_seconds([timed_call(kernel, *made) for made in makes])
         except (RuntimeError, TypeError) as error:
             out[name] = None
@@ -130,15 +143,16 @@ def measure(kernel, shape, lengths):
 def compare(row):
     """One row of the bench file against PyTorch; None if it is not attention or was not measured."""
     shape = parse_size(row.get("size", ""))
-    if row["kernel"] not in ("attention", "attention_backward") or not shape or "median_s" not in row:
+    kernel = KERNELS.get(row["kernel"])
+    if not kernel or not shape or "median_s" not in row:
         return None
     ragged = shape.shortest != shape.longest
     if ragged and not varlen_attn:
         print(f"{row['kernel']} {row['size']}: PyTorch {torch.__version__} has no variable-length attention")
         return None
     lengths = draw_lengths(shape)
-    scale = row["operations"] / operations(row["kernel"], shape, lengths)
-    times = {name: s and s * scale for name, s in measure(row["kernel"], shape, lengths).items()}
+    scale = row["operations"] / operations(kernel, shape, lengths)
+    times = {name: s and s * scale for name, s in measure(kernel, shape, lengths).items()}
     ratios = ", ".join(f"{name} x{s / row['median_s']:.2f}" if s else f"{name} -" for name, s in times.items())
     path = "variable length" if ragged else "scaled_dot_product_attention"
     print(f"{row['kernel']} {row['size']}: popalm {row['median_s'] * 1e6:.1f} us; PyTorch ({path}) takes {ratios}")

@@ -81,6 +81,9 @@ void report(const std::string &message) {
   abort();
 }
 
+/* Words and files are literals, mostly the very same one. */
+bool same(const char *a, const char *b) { return a == b || !strcmp(a, b); }
+
 void set_ready(Thread *thread) {
   thread->waits = nullptr;
   gang.ready[static_cast<size_t>(thread->rank) / 64] |= 1ull << (thread->rank % 64);
@@ -95,7 +98,7 @@ int find_ready(int start) {
   size_t words = gang.ready.size(), first = static_cast<size_t>(start) / 64;
   uint64_t bits = gang.ready[first] & (~0ull << (start % 64));
   for (size_t i = 0; i <= words; i++) {
-    size_t word = (first + i) % words;
+    size_t word = first + i < words ? first + i : first + i - words;
     if (i) bits = gang.ready[word];
     if (bits) return static_cast<int>(word * 64) + __builtin_ctzll(bits);
   }
@@ -417,8 +420,8 @@ void *emulator_shared(const char *name, size_t bytes, Site site) {
   Block *block = self()->block;
   for (size_t i = 1; i < block->arrays.size(); i++) {
     SharedArray &array = block->arrays[i];
-    if (array.site.line == site.line && array.bytes == bytes && !strcmp(array.name, name) &&
-        !strcmp(array.site.file, site.file))
+    if (array.site.line == site.line && array.bytes == bytes && same(array.name, name) &&
+        same(array.site.file, site.file))
       return array.memory;
   }
   RacesIgnored own;
@@ -445,7 +448,7 @@ void emulator_collective(const char *word, Site site, void *argument, void (*com
   if (warp.arrived == 0) {
     warp.word = word;
     warp.site = site;
-  } else if (strcmp(warp.word, word) || warp.site.line != site.line || strcmp(warp.site.file, site.file)) {
+  } else if (!same(warp.word, word) || warp.site.line != site.line || !same(warp.site.file, site.file)) {
     emulator_error(site, "%s, but other lanes of the warp are in %s at %s:%d", word, warp.word,
                    warp.site.file, warp.site.line);
   }
@@ -507,7 +510,7 @@ void emulator_barrier(const char *word, int id, int threads, bool wait, Site sit
   if (id == 0) {
     threads = static_cast<int>(block->threads.size());
     if (block->exited) emulator_error(site, "block_sync, but %d threads have returned", block->exited);
-    if (barrier.arrived && (barrier.site.line != site.line || strcmp(barrier.site.file, site.file)))
+    if (barrier.arrived && (barrier.site.line != site.line || !same(barrier.site.file, site.file)))
       emulator_error(site, "block_sync, but other threads are in the one at %s:%d", barrier.site.file,
                      barrier.site.line);
   } else if (threads <= 0 || threads % 32 || static_cast<size_t>(threads) > block->threads.size()) {

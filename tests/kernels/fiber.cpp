@@ -99,10 +99,13 @@ popalm_fiber_switch:
 
 void fiber_prepare(Fiber *fiber, void (*entry)()) {
   allocate_stack(fiber);
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(fiber->stack, fiber->stack_bytes); /* frames of a run that was given up */
-#endif
   uintptr_t *top = reinterpret_cast<uintptr_t *>(fiber->stack + fiber->stack_bytes);
+#if defined(__SANITIZE_ADDRESS__)
+  if (fiber->stack_pointer) { /* the frames that it was in when it was left for the last time */
+    unsigned char *lowest = static_cast<unsigned char *>(fiber->stack_pointer);
+    __asan_unpoison_memory_region(lowest, static_cast<size_t>(fiber->stack + fiber->stack_bytes - lowest));
+  }
+#endif
   *--top = 0; /* entry's return address: the stack pointer is 8 modulo 16 there, as after a call */
   *--top = reinterpret_cast<uintptr_t>(entry);
   for (int i = 0; i < 6; i++) *--top = 0;

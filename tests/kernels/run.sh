@@ -17,9 +17,9 @@ cat >"$folder/tiny.json" <<JSON
   "data": {"synth": {"train_posts": 12, "dev_posts": 4, "replies_per_post": 3}, "max_post_tokens": 20, "max_reply_tokens": 10},
   "tokenizer": {"train": {"vocab_size": 290}},
   "model": {"preset": "$folder/model.json"},
-  "sft": {"epochs": 8, "tokens_per_batch": 128, "replies_per_post": 1, "lr": 1e-2},
-  "reward": {"epochs": 0.5, "pairs_per_batch": 4, "lr": 1e-3},
-  "ppo": {"posts_per_step": 3, "samples_per_post": 2, "steps": 4, "minibatch": 2, "lr": 3e-4, "sample_every": 2,
+  "sft": {"epochs": 4, "tokens_per_batch": 128, "replies_per_post": 1, "lr": 1e-2},
+  "reward": {"epochs": 0.3, "pairs_per_batch": 4, "lr": 1e-3},
+  "ppo": {"posts_per_step": 3, "samples_per_post": 2, "steps": 3, "minibatch": 2, "lr": 3e-4, "sample_every": 2,
           "sampling": {"temperature": 1, "top_p": 0.9}, "curriculum": {"pace": null, "rank": null}},
   "evaluate": {"posts": 2, "replies": [1, 2]}
 }
@@ -55,7 +55,7 @@ on_both "$folder/llama" --set model.preset="$folder/llama.json"
 on_both "$folder/adapter" --set model.from="$(echo "$folder"/gpt2-cpu/stages/sft-*)" --set adapter.rank=4 \
   --set adapter.targets=q,v,up,down --set memory.recompute=true
 on_both "$folder/prefix" --set model.from="$(echo "$folder"/llama-cpu/stages/sft-*)" --set adapter.prefix_tokens=5 \
-  --set sft.lr=0.1 --set sft.epochs=4
+  --set sft.lr=0.1
 on_both "$folder/int8" --set model.from="$(echo "$folder"/gpt2-cpu/stages/sft-*)" --set adapter.rank=4 --set adapter.base=int8
 
 # What the device took is what was stated, but for the product library's own memory, which the emulator has not.

@@ -33,6 +33,9 @@ static const int schedules = 1;
 static const int schedules = 7;
 #endif
 Schedule schedule_number(int i);
+/* Of n tries that differ in their numbers only, those that are made: the thread sanitizer is slow and needs no
+ * more than one of a kind. */
+static inline int tries(int n) { return schedules > 1 ? n : (n + 7) / 8; }
 
 /* Device memory, readable by the host, that starts as 0xFF: a NaN in fp32 and bf16. Overruns are caught by the
  * address sanitizer (GPU: compute-sanitizer), and without it when the memory is freed. */

@@ -113,7 +113,7 @@ static void gradient_rows_go_to_their_tokens(void **) {
 static void sorting_merges_all_chunks(void **) {
   uint32_t test_case = 200;
   for (int rows : {1025, 2048, 2049, 3000, 5001}) {
-    BackwardCase(random_indices(rows, 700, test_case), 700, 2, test_case).check(rows < 2049 ? schedules : 2);
+    BackwardCase(random_indices(rows, 700, test_case), 700, 2, test_case).check(rows < 2049 ? schedules : tries(2));
     BackwardCase(random_indices(rows, 1 << 17, test_case), 1 << 17, 1, test_case).check(1);
     test_case++;
   }
@@ -122,7 +122,7 @@ static void sorting_merges_all_chunks(void **) {
 static void one_token_in_every_row_is_summed_in_segments(void **) {
   for (int rows : {32, 33, 64, 65, 320, 2000}) {
     BackwardCase c(std::vector<int32_t>(size(rows), 2), 4, 9, 300 + static_cast<uint32_t>(rows));
-    c.check(rows < 1000 ? schedules : 2);
+    c.check(rows < 1000 ? schedules : tries(2));
   }
 }
 

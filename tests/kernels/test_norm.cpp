@@ -56,7 +56,7 @@ struct NormCase {
 };
 
 /* Wide rows are slow on the emulator. */
-static int runs_of(const NormCase &c) { return c.hidden < 700 ? schedules : c.hidden < 2000 ? 3 : 1; }
+static int runs_of(const NormCase &c) { return c.hidden < 700 ? schedules : c.hidden < 2000 ? tries(3) : 1; }
 
 static void check_forward(NormCase &c, bool residual, bool bias, bool statistics) {
   std::vector<bf16> sum_want(c.cells());
@@ -226,7 +226,7 @@ static void outputs_of_the_backward_pass_may_be_left_out(void **) {
 /* More rows than 528 slices of 4 hold: longer slices, the last one short. */
 static void parameter_gradients_sum_all_slices(void **) {
   NormCase c({2203, 1}, NORM_RMS, 700);
-  check_backward(c, WITH_DGAIN | WITH_DBIAS, 2);
+  check_backward(c, WITH_DGAIN | WITH_DBIAS, tries(2));
 }
 
 int main() {

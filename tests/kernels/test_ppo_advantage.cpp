@@ -145,7 +145,7 @@ static void replies_of_any_length(void **) {
 static void long_replies(void **) {
   const int lengths[] = {1025, 1920, 1921, 2047, 2048, 2049, 2177, 5000};
   uint32_t test_case = 100;
-  for (int n : lengths) check({n}, n % 2 ? usual : whitened(usual), test_case++, 2);
+  for (int n : lengths) check({n}, n % 2 ? usual : whitened(usual), test_case++, tries(2));
   check({5000, 0, 1, 2048, 33, 4097, 2049, 6, 129}, whitened(usual), 150, schedules);
 }
 
@@ -167,7 +167,7 @@ static void every_kl_estimator_and_discount(void **) {
   for (KlKind kind : {KL_K1, KL_K2, KL_K3})
     for (float gamma : {1.0f, 0.99f, 0.5f, 0.0f})
       for (float lambda : {1.0f, 0.9f, 0.0f})
-        check(lengths, {kind, 0.3f, gamma, lambda, lambda > 0.5f}, test_case++, 2);
+        check(lengths, {kind, 0.3f, gamma, lambda, lambda > 0.5f}, test_case++, tries(2));
 }
 
 /* Near 0 the terms of k3 cancel; far below its exponential is held at exp(40). */

@@ -58,8 +58,8 @@ static BenchCall bounds_of(BenchInputs *in, const char *name, const BenchShape *
   return call;
 }
 
-/* Two sequences of 10 tokens, six replies of one token to three posts, H 64, 4 query and 2 key-value heads of
- * 32, F 96, V 101, fp32: by hand. */
+/* Two sequences of 10 tokens, or the 9 before the last one shared by two; six replies of one token to three
+ * posts, H 64, 4 query and 2 key-value heads of 32, F 96, V 101, fp32: by hand. */
 static void lower_bounds_are_those_of_the_formulas(void **state) {
   (void)state;
   Arena arena = {0};
@@ -78,6 +78,12 @@ static void lower_bounds_are_those_of_the_formulas(void **state) {
   } want[] = {
       {"attention", 4 * 20 * (8 + 4) * 32 + 4 * 20 * 4, 2 * 128 * 200},
       {"attention_backward", 4 * 20 * (2 * 8 + 2 * 4) * 32 + 4 * 20 * 4, 5 * 128 * 200},
+      {"attention_full", 4 * 20 * (8 + 4) * 32 + 4 * 20 * 4, 4 * 128 * 200},
+      {"full_backward", 4 * 20 * (2 * 8 + 2 * 4) * 32 + 4 * 20 * 4, 10 * 128 * 200},
+      {"attention_branches", 4 * 11 * (8 + 4) * 32 + 4 * 11 * 4 + 4 * (11 + 1),
+       2 * 128 * (81 + 2 * (2 * 9 + 1))},
+      {"branches_backward", 4 * 11 * (2 * 8 + 2 * 4) * 32 + 4 * 11 * 4 + 4 * (11 + 1),
+       5 * 128 * (81 + 2 * (2 * 9 + 1))},
       {"attention_prefix", 4 * (20 * (8 + 4) * 32 + 128 * 128) + 4 * 20 * 4, 2 * 128 * (200 + 2 * 128 * 20)},
       {"prefix_backward", 4 * (20 * (2 * 8 + 2 * 4) * 32 + 3 * 128 * 128) + 4 * 20 * 4,
        5 * 128 * (200 + 2 * 128 * 20)},

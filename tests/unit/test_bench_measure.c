@@ -49,9 +49,9 @@ static void restore_input(Backend *backend, const void *op) {
   fake.dirty[index_of(op)] = 0;
 }
 
-static bool run_baseline(Backend *backend, const void *op, int which, const char **name) {
+static bool run_baseline(Backend *backend, const void *op, int which, Baseline *is) {
   if (which > 1) return false;
-  *name = which ? "second" : "first";
+  *is = (Baseline){.name = which ? "second" : "first", .waits = which};
   run_input(backend, op);
   if (which) fake.calls++; /* takes twice the time */
   return true;
@@ -72,6 +72,7 @@ static Status stop(Backend *backend, double *seconds) {
 static void record_begin(Backend *backend) {
   (void)backend;
   fake.recording = 1;
+  fake.in_recording = 0;
 }
 
 static void *record_end(Backend *backend) {
@@ -189,6 +190,18 @@ static void baselines_are_measured_until_there_are_no_more(void **state) {
   assert_near(r.baseline[1].time.median, 120e-6);
 }
 
+/* The fake's second one waits for the device. */
+static void baselines_are_recorded_but_for_those_that_wait(void **state) {
+  (void)state;
+  BenchKernel kernel = plain;
+  kernel.baseline = run_baseline;
+  BenchResult r = measure(&kernel, 5, true, 10e-6, NULL);
+  assert_true(r.recorded && r.baseline[0].recorded && !r.baseline[1].recorded);
+  assert_int_equal(fake.freed, 2);
+  assert_near(r.baseline[0].time.median, 10e-6);
+  assert_near(r.baseline[1].time.median, 20e-6);
+}
+
 static void the_limit_is_the_tighter_ceiling(void **state) {
   (void)state;
   const BenchCeilings ceilings = {.copy = 10, .matrix = 1000};
@@ -215,6 +228,7 @@ int main(void) {
       cmocka_unit_test(short_calls_are_recorded_where_the_device_records),
       cmocka_unit_test(overwritten_inputs_are_restored_before_each_use),
       cmocka_unit_test(baselines_are_measured_until_there_are_no_more),
+      cmocka_unit_test(baselines_are_recorded_but_for_those_that_wait),
       cmocka_unit_test(the_limit_is_the_tighter_ceiling),
       cmocka_unit_test(a_clock_that_stands_still_gives_no_number),
   };

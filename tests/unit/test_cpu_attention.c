@@ -391,12 +391,12 @@ static void check_baseline(Check *c, bool full) {
                   .kv_heads = k.kv_heads,
                   .head_dim = k.dim,
                   .full = full};
-  const char *name = NULL;
-  assert_true(k.backend->attention_baseline(k.backend, &op, 0, &name));
-  assert_non_null(name);
+  Baseline is = {0};
+  assert_true(k.backend->attention_baseline(k.backend, &op, 0, &is));
+  assert_non_null(is.name);
   check_close(c, "out", k.out, out, n * k.dim, 2e-5);
   check_close(c, "lse", k.lse, lse, n, 2e-5);
-  assert_false(k.backend->attention_baseline(k.backend, &op, 1, &name));
+  assert_false(k.backend->attention_baseline(k.backend, &op, 1, &is));
 }
 
 static void the_baseline_computes_the_same(void **state) {

@@ -5,11 +5,22 @@
 
 #include "base/philox.h"
 #include "base/text.h"
+#include "base/visible.h"
 #include "generator.h"
 #include "reply_stream.h"
 #include "testing.h"
 
 enum { LONGEST = 64 };
+
+/* The text with its control characters made visible; free it. */
+static char *visible(const char *text) {
+  char *shown = NULL;
+  size_t length = 0;
+  FILE *out = open_memstream(&shown, &length);
+  print_visible(out, text, strlen(text));
+  fclose(out);
+  return shown;
+}
 
 /* Shows the tokens one by one; what is on the screen is valid at every moment and a beginning of the text. */
 static void check_stream(const Tokenizer *tokenizer, const int32_t *tokens, int count) {
@@ -19,18 +30,31 @@ static void check_stream(const Tokenizer *tokenizer, const int32_t *tokens, int 
   FILE *out = open_memstream(&screen, &length);
   ReplyStream stream = {.tokenizer = tokenizer, .out = out};
   const char *text = tokenizer_decode_text(tokenizer, &arena, tokens, count);
+  char *whole = visible(text);
   for (int shown = 1; shown <= count; shown++) {
     reply_stream_show(&stream, tokens, shown);
     fflush(out);
     assert_int_equal(utf8_invalid_at(screen, length), length);
-    assert_true(length <= strlen(text) && memcmp(screen, text, length) == 0);
+    assert_true(length <= strlen(whole) && memcmp(screen, whole, length) == 0);
   }
-  assert_true(strlen(text) - length <= 9); /* at most a cut character, shown as three, waits for the end */
+  assert_true(strlen(whole) - length <= 9); /* at most a cut character, shown as three, waits for the end */
   reply_stream_end(&stream, text);
   fclose(out);
-  assert_string_equal(screen, text);
+  assert_string_equal(screen, whole);
   free(screen);
+  free(whole);
   arena_free(&arena);
+}
+
+static void control_characters_are_shown_not_sent(void **state) {
+  (void)state;
+  char *shown = visible(
+      "a\x1B[2Jb\n\t\x7F \xC2\x9B"
+      "1m \xC2\xA0\xE4\xBB\x8A\xC2");
+  assert_string_equal(shown,
+                      "a\\x1B[2Jb\\x0A\\x09\\x7F \\x9B"
+                      "1m \xC2\xA0\xE4\xBB\x8A\xC2");
+  free(shown);
 }
 
 static void a_stream_shows_whole_characters_and_ends_as_the_text(void **state) {
@@ -163,6 +187,7 @@ static void an_answer_depends_on_the_posts_number_alone(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(control_characters_are_shown_not_sent),
       cmocka_unit_test(a_stream_shows_whole_characters_and_ends_as_the_text),
       cmocka_unit_test(unfinished_characters_are_counted),
       cmocka_unit_test(a_watched_reply_grows_token_by_token),
