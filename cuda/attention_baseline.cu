@@ -8,19 +8,29 @@ template <typename Operation>
 struct Candidate {
   Baseline is;
   bool (*fits)(Backend *, const Operation &);
-  void (*run)(Backend *, const Operation *);
+  bool (*run)(Backend *, const Operation *); /* false: it failed */
 };
 
+bool run_portable(Backend *backend, const Attention *op) {
+  cuda_attention_portable(backend, op);
+  return true;
+}
+
+bool run_portable(Backend *backend, const AttentionBackward *op) {
+  cuda_attention_backward_portable(backend, op);
+  return true;
+}
+
 const Candidate<Attention> forward[] = {
-    {{"portable kernel", false}, hopper_fits, cuda_attention_portable},
-    {{"cuBLAS, scores stored", true}, cublas_takes, cuda_attention_unfused},
-    {{"cuDNN", false}, cudnn_takes, cuda_attention_cudnn},
+    {{"portable kernel", false, false}, hopper_fits, run_portable},
+    {{"cuBLAS, scores stored", true, false}, cublas_takes, cuda_attention_unfused},
+    {{"cuDNN", false, false}, cudnn_takes, cuda_attention_cudnn},
 };
 
 const Candidate<AttentionBackward> backward[] = {
-    {{"portable kernel", false}, hopper_fits, cuda_attention_backward_portable},
-    {{"cuBLAS, scores stored", true}, cublas_takes, cuda_attention_backward_unfused},
-    {{"cuDNN", false}, cudnn_takes, cuda_attention_backward_cudnn},
+    {{"portable kernel", false, false}, hopper_fits, run_portable},
+    {{"cuBLAS, scores stored", true, false}, cublas_takes, cuda_attention_backward_unfused},
+    {{"cuDNN", false, false}, cudnn_takes, cuda_attention_backward_cudnn},
 };
 
 /* Of the candidates that fit, number `which`. */
@@ -30,7 +40,7 @@ bool run_candidate(const Candidate<Operation> (&candidates)[count], Backend *bac
   for (const Candidate<Operation> &candidate : candidates) {
     if (!candidate.fits(backend, *op) || which-- > 0) continue;
     *is = candidate.is;
-    candidate.run(backend, op);
+    is->failed = !candidate.run(backend, op);
     return true;
   }
   return false;

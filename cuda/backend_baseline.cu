@@ -225,20 +225,20 @@ bool run_sequence(Backend *backend, const Cublas *library, const Pass &p, int be
   return true;
 }
 
-void run_pass(Backend *backend, const Pass &p) {
+bool run_pass(Backend *backend, const Pass &p) {
   const Cublas *library = open_cublas();
   std::vector<int32_t> cu(static_cast<size_t>(p.sequences->count) + 1);
   if (backend->download(backend, cu.data(), p.sequences->cu_seqlens, cu.size() * sizeof(int32_t)) != OK)
-    return;
+    return false;
   void *scores =
       cuda_workspace(backend, (p.dqkv ? 2 : 1) * score_bytes(p.sequences->max_len, heads_at_once(p)));
-  if (!scores) return; /* noted */
+  if (!scores) return false;
   bool good = library->set_stream(library->handle, cuda_state(backend)->stream) == CUBLAS_STATUS_SUCCESS;
   for (size_t b = 0; good && b + 1 < cu.size(); b++) {
     int length = cu[b + 1] - cu[b];
     good = !length || run_sequence(backend, library, p, cu[b], length, static_cast<bf16 *>(scores));
   }
-  if (!good) cuda_note(cuda_state(backend), cudaErrorUnknown, "attention by cuBLAS");
+  return good;
 }
 
 template <typename Operation>
@@ -252,13 +252,14 @@ bool cublas_takes(Backend *, const Attention &op) { return takes(op); }
 
 bool cublas_takes(Backend *, const AttentionBackward &op) { return takes(op); }
 
-void cuda_attention_unfused(Backend *backend, const Attention *a) {
-  run_pass(backend, {&a->sequences, static_cast<const bf16 *>(a->qkv), static_cast<const bf16 *>(a->out),
-                     nullptr, nullptr, a->heads, a->kv_heads, a->head_dim, a->full});
+bool cuda_attention_unfused(Backend *backend, const Attention *a) {
+  return run_pass(
+      backend, {&a->sequences, static_cast<const bf16 *>(a->qkv), static_cast<const bf16 *>(a->out), nullptr,
+                nullptr, a->heads, a->kv_heads, a->head_dim, a->full});
 }
 
-void cuda_attention_backward_unfused(Backend *backend, const AttentionBackward *a) {
-  run_pass(backend, {&a->sequences, static_cast<const bf16 *>(a->qkv), static_cast<const bf16 *>(a->out),
-                     static_cast<const bf16 *>(a->dout), static_cast<const bf16 *>(a->dqkv), a->heads,
-                     a->kv_heads, a->head_dim, a->full});
+bool cuda_attention_backward_unfused(Backend *backend, const AttentionBackward *a) {
+  return run_pass(backend, {&a->sequences, static_cast<const bf16 *>(a->qkv),
+                            static_cast<const bf16 *>(a->out), static_cast<const bf16 *>(a->dout),
+                            static_cast<const bf16 *>(a->dqkv), a->heads, a->kv_heads, a->head_dim, a->full});
 }

@@ -152,20 +152,19 @@ const Plan *plan_for(Backend *backend, const AttentionGraphShape &shape) {
   return plan->plan ? plan : nullptr;
 }
 
-void run_pass(Backend *backend, const Pass &p) {
+bool run_pass(Backend *backend, const Pass &p) {
   const Cudnn *cudnn = open_cudnn();
   cudnnHandle_t handle = open_handle(cudnn);
   const Plan *plan = plan_for(backend, p.shape);
   size_t workspace = static_cast<size_t>(plan->workspace_bytes);
   char *base = static_cast<char *>(cuda_workspace(backend, lay_out(nullptr, p.shape, workspace).bytes));
-  if (!base) return; /* noted */
+  if (!base) return false;
   Scratch scratch = lay_out(base, p.shape, workspace);
   Pointers pointers;
   find_pointers(p, scratch, &pointers);
   unpack(backend, p, scratch);
-  if (cudnn->set_stream(handle, cuda_state(backend)->stream) != CUDNN_STATUS_SUCCESS ||
-      !execute(cudnn, handle, *plan, pointers, scratch.workspace))
-    cuda_note(cuda_state(backend), cudaErrorUnknown, "attention by cuDNN");
+  return cudnn->set_stream(handle, cuda_state(backend)->stream) == CUDNN_STATUS_SUCCESS &&
+         execute(cudnn, handle, *plan, pointers, scratch.workspace);
 }
 
 /* Sequences of one length are strided tensors; but the gradient of versions up to 9.15 errs where that length
@@ -193,19 +192,19 @@ bool cudnn_takes(Backend *backend, const Attention &op) { return takes(backend, 
 
 bool cudnn_takes(Backend *backend, const AttentionBackward &op) { return takes(backend, op, true); }
 
-void cuda_attention_cudnn(Backend *backend, const Attention *a) {
-  run_pass(backend, {shape_of(*a, false), &a->sequences, a->qkv, a->out, nullptr, nullptr, nullptr});
+bool cuda_attention_cudnn(Backend *backend, const Attention *a) {
+  return run_pass(backend, {shape_of(*a, false), &a->sequences, a->qkv, a->out, nullptr, nullptr, nullptr});
 }
 
-void cuda_attention_backward_cudnn(Backend *backend, const AttentionBackward *a) {
-  run_pass(backend, {shape_of(*a, true), &a->sequences, a->qkv, a->out, a->dout, a->dqkv, a->lse});
+bool cuda_attention_backward_cudnn(Backend *backend, const AttentionBackward *a) {
+  return run_pass(backend, {shape_of(*a, true), &a->sequences, a->qkv, a->out, a->dout, a->dqkv, a->lse});
 }
 
 #else
 
 bool cudnn_takes(Backend *, const Attention &) { return false; }
 bool cudnn_takes(Backend *, const AttentionBackward &) { return false; }
-void cuda_attention_cudnn(Backend *, const Attention *) {}
-void cuda_attention_backward_cudnn(Backend *, const AttentionBackward *) {}
+bool cuda_attention_cudnn(Backend *, const Attention *) { return false; }
+bool cuda_attention_backward_cudnn(Backend *, const AttentionBackward *) { return false; }
 
 #endif

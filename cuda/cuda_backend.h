@@ -115,18 +115,18 @@ bool cuda_attention_backward_hopper(Backend *backend, const AttentionBackward *o
 void cuda_attention_backward_portable(Backend *backend, const AttentionBackward *op);
 
 /* For benchmarks only: attention_baseline.cu; with cuBLAS, which waits for the device to read the lengths:
- * backend_baseline.cu; with cuDNN: backend_cudnn.cu. The last two are called where their library takes the operation.
- */
+ * backend_baseline.cu; with cuDNN: backend_cudnn.cu. The last two are called where their library takes the operation,
+ * and return false when it refuses all the same: no reason to end a benchmark. */
 bool cuda_attention_baseline(Backend *backend, const Attention *op, int which, Baseline *is);
 bool cuda_attention_backward_baseline(Backend *backend, const AttentionBackward *op, int which, Baseline *is);
 bool cublas_takes(Backend *backend, const Attention &op);
 bool cublas_takes(Backend *backend, const AttentionBackward &op);
-void cuda_attention_unfused(Backend *backend, const Attention *op);
-void cuda_attention_backward_unfused(Backend *backend, const AttentionBackward *op);
+bool cuda_attention_unfused(Backend *backend, const Attention *op);
+bool cuda_attention_backward_unfused(Backend *backend, const AttentionBackward *op);
 bool cudnn_takes(Backend *backend, const Attention &op);
 bool cudnn_takes(Backend *backend, const AttentionBackward &op);
-void cuda_attention_cudnn(Backend *backend, const Attention *op);
-void cuda_attention_backward_cudnn(Backend *backend, const AttentionBackward *op);
+bool cuda_attention_cudnn(Backend *backend, const Attention *op);
+bool cuda_attention_backward_cudnn(Backend *backend, const AttentionBackward *op);
 struct UnpackRows {
   const int32_t *cu_seqlens; /* [count + 1] */
   const float *lse;          /* [heads, tokens]; NULL: no statistics are wanted */

@@ -193,7 +193,8 @@ typedef struct AttentionBackward {
 /* Another way to compute an operation, for benchmarks. */
 typedef struct Baseline {
   const char *name;
-  bool waits; /* for the device, and so cannot be recorded */
+  bool waits;  /* for the device, and so cannot be recorded */
+  bool failed; /* its library refused: what it has written means nothing */
 } Baseline;
 
 /* Copies the key and value parts of qkv rows into a cache of rows of 2 Hkv d. */

@@ -43,18 +43,20 @@ typedef struct Runner {
   const BenchKernel *kernel;
   void *const *op; /* [copies] */
   int copies, baseline, next;
+  bool failed; /* a baseline that has refused */
 } Runner;
 
 enum { ITSELF = -1 };
 
 static void run_next(Runner *r) {
   const void *op = r->op[r->next];
-  Baseline is;
+  Baseline is = {0};
   r->next = (r->next + 1) % r->copies;
   if (r->baseline == ITSELF)
     r->kernel->run(r->backend, op);
   else
     r->kernel->baseline(r->backend, op, r->baseline, &is);
+  r->failed = r->failed || is.failed;
 }
 
 static void restore_all(const Runner *r) {
@@ -137,13 +139,15 @@ static int copies_of(const BenchInputs *in, const BenchShape *shape, double cach
 }
 
 static Status measure_baselines(Runner *runner, int repeat, BenchResult *out) {
-  Baseline is;
+  Baseline is = {0};
   while (runner->kernel->baseline && out->baselines < BENCH_BASELINES &&
          runner->kernel->baseline(runner->backend, runner->op[0], out->baselines, &is)) {
     BenchBaseline *baseline = &out->baseline[out->baselines];
     baseline->name = is.name;
     runner->baseline = out->baselines++;
-    TRY(measure(runner, repeat, &baseline->time, is.waits ? NULL : &baseline->recorded));
+    runner->failed = is.failed;
+    if (!is.failed) TRY(measure(runner, repeat, &baseline->time, is.waits ? NULL : &baseline->recorded));
+    baseline->failed = runner->failed;
   }
   return OK;
 }
@@ -170,7 +174,7 @@ Status bench_measure(BenchInputs *in, const BenchKernel *kernel, const BenchShap
   out->working_bytes = (double)in->bytes;
   Status status = OK;
   if (in->status == OK) {
-    Runner runner = {in->backend, kernel, op, out->copies, ITSELF, 0};
+    Runner runner = {in->backend, kernel, op, out->copies, ITSELF, 0, false};
     status = measure(&runner, repeat, &out->time, &out->recorded);
     if (status == OK) status = measure_baselines(&runner, repeat, out);
     if (out->time.median <= 0)

@@ -125,6 +125,7 @@ typedef struct BenchBaseline {
   const char *name;
   BenchTime time;
   bool recorded;
+  bool failed; /* it refused: there is no time */
 } BenchBaseline;
 
 typedef struct BenchResult {

@@ -47,8 +47,13 @@ void bench_print_row(const BenchResult *r, const BenchCeilings *ceilings) {
          rate < 999.5e9 ? rate / 1e9 : rate / 1e12,
          rate < 999.5e9 ? (matrix ? "GF/s" : "GB/s") : (matrix ? "TF/s" : "TB/s"));
   printf(" %6.1f%%", 100 * limit / r->time.median);
-  for (int i = 0; i < r->baselines; i++)
-    printf("  x%.2f %s", r->baseline[i].time.median / r->time.median, r->baseline[i].name);
+  for (int i = 0; i < r->baselines; i++) {
+    const BenchBaseline *baseline = &r->baseline[i];
+    if (baseline->failed)
+      printf("  failed %s", baseline->name);
+    else
+      printf("  x%.2f %s", baseline->time.median / r->time.median, baseline->name);
+  }
   puts("");
 }
 
@@ -66,11 +71,13 @@ static void add_baselines(cJSON *row, const BenchResult *r) {
   cJSON *list = cJSON_AddArrayToObject(row, "baselines");
   for (int i = 0; i < r->baselines; i++) {
     cJSON *one = cJSON_CreateObject();
+    cJSON_AddItemToArray(list, one);
     cJSON_AddStringToObject(one, "name", r->baseline[i].name);
+    cJSON_AddBoolToObject(one, "failed", r->baseline[i].failed);
+    if (r->baseline[i].failed) continue;
     add_time(one, &r->baseline[i].time);
     cJSON_AddBoolToObject(one, "recorded", r->baseline[i].recorded);
     cJSON_AddNumberToObject(one, "ratio", r->baseline[i].time.median / r->time.median);
-    cJSON_AddItemToArray(list, one);
   }
 }
 

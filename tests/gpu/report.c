@@ -67,8 +67,12 @@ static void print_row(Text *text, const cJSON *row) {
              50 * (number(row, "quartile_high_s") - number(row, "quartile_low_s")) / median,
              number(row, "per_second") / 1e12, matrix ? "TFLOP/s" : "TB/s", number(row, "percent"));
   const cJSON *baseline;
-  cJSON_ArrayForEach(baseline, cJSON_GetObjectItemCaseSensitive(row, "baselines"))
+  cJSON_ArrayForEach(baseline, cJSON_GetObjectItemCaseSensitive(row, "baselines")) {
+    if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(baseline, "failed")))
+      text_print(text, " failed %s", string(baseline, "name"));
+    else
       text_print(text, " x%.2f %s", number(baseline, "ratio"), string(baseline, "name"));
+  }
   text_print(text, " |\n");
 }
 

@@ -160,7 +160,7 @@ def compare(row):
         "kernel": row["kernel"],
         "size": row["size"],
         "popalm_s": row["median_s"],
-        "popalm_baselines": {b["name"]: b["median_s"] for b in row.get("baselines", [])},
+        "popalm_baselines": {b["name"]: b["median_s"] for b in row.get("baselines", []) if "median_s" in b},
         "path": path,
         "torch_s": times,
     }

@@ -168,12 +168,12 @@ void *cuda_workspace(Backend *backend, size_t bytes) {
 /* Libraries for GPUs. */
 bool cublas_takes(Backend *, const Attention &) { return false; }
 bool cublas_takes(Backend *, const AttentionBackward &) { return false; }
-void cuda_attention_unfused(Backend *, const Attention *) {}
-void cuda_attention_backward_unfused(Backend *, const AttentionBackward *) {}
+bool cuda_attention_unfused(Backend *, const Attention *) { return false; }
+bool cuda_attention_backward_unfused(Backend *, const AttentionBackward *) { return false; }
 bool cudnn_takes(Backend *, const Attention &) { return false; }
 bool cudnn_takes(Backend *, const AttentionBackward &) { return false; }
-void cuda_attention_cudnn(Backend *, const Attention *) {}
-void cuda_attention_backward_cudnn(Backend *, const AttentionBackward *) {}
+bool cuda_attention_cudnn(Backend *, const Attention *) { return false; }
+bool cuda_attention_backward_cudnn(Backend *, const AttentionBackward *) { return false; }
 
 void cuda_note(CudaState *, int error, const char *what) {
   fprintf(stderr, "emulator: %s: error %d\n", what, error);

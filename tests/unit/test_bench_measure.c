@@ -17,6 +17,7 @@ static struct {
   int calls; /* since the clock was started */
   int recording, in_recording, replays, freed;
   void *input[MOST_INPUTS];
+  int third_calls; /* of the third baseline */
   int inputs, runs[MOST_INPUTS], dirty[MOST_INPUTS], found_dirty;
 } fake;
 
@@ -202,6 +203,27 @@ static void baselines_are_recorded_but_for_those_that_wait(void **state) {
   assert_near(r.baseline[1].time.median, 20e-6);
 }
 
+/* The second refuses at once, the third at its tenth call, and both leave the others' numbers alone. */
+static bool run_refusing(Backend *backend, const void *op, int which, Baseline *is) {
+  static const char *const names[] = {"first", "at once", "later", "last"};
+  if (which > 3) return false;
+  *is = (Baseline){.name = names[which], .failed = which == 1 || (which == 2 && ++fake.third_calls == 10)};
+  run_input(backend, op);
+  return true;
+}
+
+static void a_baseline_that_refuses_is_left_out(void **state) {
+  (void)state;
+  BenchKernel kernel = plain;
+  kernel.baseline = run_refusing;
+  BenchResult r = measure(&kernel, 5, false, 10e-6, NULL);
+  assert_int_equal(r.baselines, 4);
+  for (int i = 0; i < 4; i++) assert_int_equal(r.baseline[i].failed, i == 1 || i == 2);
+  assert_near(r.time.median, 10e-6);
+  assert_near(r.baseline[0].time.median, 10e-6);
+  assert_near(r.baseline[3].time.median, 10e-6);
+}
+
 static void the_limit_is_the_tighter_ceiling(void **state) {
   (void)state;
   const BenchCeilings ceilings = {.copy = 10, .matrix = 1000};
@@ -229,6 +251,7 @@ int main(void) {
       cmocka_unit_test(overwritten_inputs_are_restored_before_each_use),
       cmocka_unit_test(baselines_are_measured_until_there_are_no_more),
       cmocka_unit_test(baselines_are_recorded_but_for_those_that_wait),
+      cmocka_unit_test(a_baseline_that_refuses_is_left_out),
       cmocka_unit_test(the_limit_is_the_tighter_ceiling),
       cmocka_unit_test(a_clock_that_stands_still_gives_no_number),
   };
