@@ -56,6 +56,12 @@ def stage(folder, name):
     return next(os.path.join(stages, entry) for entry in sorted(os.listdir(stages)) if entry.startswith(name + "-"))
 
 
+def stage_peak_bytes(folder, name):
+    """The peak resident set of popalm up to the end of a finished stage, as it has measured it."""
+    with open(os.path.join(stage(folder, name), "stage.json"), encoding="utf-8") as file:
+        return json.load(file)["memory"]["process_peak"]
+
+
 def export(options, model, name):
     """The model as a Hugging Face folder of this name."""
     folder = os.path.join(options.folder, name)

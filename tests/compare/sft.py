@@ -61,13 +61,13 @@ def train(folder, data, steps):
 def main():
     options = common.arguments(__doc__.splitlines()[0])
     torch.set_num_threads(options.threads)
-    timing, ours_bytes = common.run(options, "--set", "ppo.steps=1", "--set", "reward.epochs=0.05")
+    timing, _ = common.run(options, "--set", "ppo.steps=1", "--set", "reward.epochs=0.05")
     tokenizer = Tokenizer.from_file(common.stage(options.folder, "sft") + "/tokenizer.json")
     examples = common.examples(options, tokenizer)
     folder = common.export(options, common.stage(options.folder, "sft"), "sft-hf")
     ours = sum(len(p) + len(r) for p, r in examples) / timing["runs"][0]["seconds"]["sft"]
     theirs = train(folder, batches(examples), options.steps)
-    theirs_bytes = common.peak_bytes()
+    ours_bytes, theirs_bytes = common.stage_peak_bytes(options.folder, "sft"), common.peak_bytes()
     print(json.dumps({
         "model": common.EXPERIMENT["model"]["preset"], "threads": options.threads, "torch": torch.__version__,
         "tokens_per_second": {"popalm": round(ours), "torch": round(theirs), "ratio": round(ours / theirs, 2)},
