@@ -8,12 +8,11 @@
  * and dk and dv are added up head by head. Not part of any run: the library is opened at the first use and
  * stays open until the program ends. */
 #include <cublas_v2.h>
-#include <dlfcn.h>
 #include <math.h>
-#include <string.h>
 
 #include <vector>
 
+#include "library.h"
 #include "primitives.cuh"
 
 namespace {
@@ -41,17 +40,12 @@ const Cublas *open_cublas() {
   static bool tried;
   if (tried) return library.handle ? &library : nullptr;
   tried = true;
-  void *file = nullptr;
-  for (const char *name : {"libcublas.so.13", "libcublas.so.12", "libcublas.so"})
-    if (!file) file = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!file) return nullptr;
+  void *file = library_open({"libcublas.so.13", "libcublas.so.12", "libcublas.so"});
   decltype(&cublasCreate_v2) create;
-  void *symbols[] = {dlsym(file, "cublasCreate_v2"), dlsym(file, "cublasSetStream_v2"),
-                     dlsym(file, "cublasGemmStridedBatchedEx")};
-  if (!symbols[0] || !symbols[1] || !symbols[2]) return nullptr;
-  memcpy(&create, &symbols[0], sizeof create);
-  memcpy(&library.set_stream, &symbols[1], sizeof library.set_stream);
-  memcpy(&library.product, &symbols[2], sizeof library.product);
+  if (!file || !library_find(file, {{"cublasCreate_v2", &create},
+                                    {"cublasSetStream_v2", &library.set_stream},
+                                    {"cublasGemmStridedBatchedEx", &library.product}}))
+    return nullptr;
   if (create(&library.handle) != CUBLAS_STATUS_SUCCESS) library.handle = nullptr;
   return library.handle ? &library : nullptr;
 }

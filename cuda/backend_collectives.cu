@@ -6,9 +6,7 @@
  * here; a thread watches instead. It ends the process, and with it the job, when NCCL reports an error (a
  * rank or a network that is gone) or when nothing moves for too long. */
 #include <cuda_runtime.h>
-#include <dlfcn.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #if __has_include(<nccl.h>)
@@ -25,6 +23,7 @@ extern "C" {
 #include "base/comm.h"
 }
 #include "cuda_backend.h"
+#include "library.h"
 
 #ifdef HAS_NCCL
 
@@ -66,23 +65,14 @@ namespace {
 NcclGroup *group_of(Backend *backend) { return cuda_state(backend)->ranks; }
 
 bool open_functions(Nccl *n) {
-  n->file = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-  if (!n->file) return false;
-  struct Function {
-    const char *name;
-    void *address;
-  };
-  const Function functions[] = {
-      {"ncclGetUniqueId", &n->unique_id},       {"ncclCommInitRank", &n->init},
-      {"ncclCommDestroy", &n->destroy},         {"ncclCommGetAsyncError", &n->async_error},
-      {"ncclGetErrorString", &n->error_string}, {"ncclReduceScatter", &n->reduce_scatter},
-      {"ncclAllGather", &n->all_gather}};
-  for (const Function &function : functions) {
-    void *symbol = dlsym(n->file, function.name);
-    if (!symbol) return false;
-    memcpy(function.address, &symbol, sizeof symbol);
-  }
-  return true;
+  n->file = library_open({"libnccl.so.2"});
+  return n->file && library_find(n->file, {{"ncclGetUniqueId", &n->unique_id},
+                                           {"ncclCommInitRank", &n->init},
+                                           {"ncclCommDestroy", &n->destroy},
+                                           {"ncclCommGetAsyncError", &n->async_error},
+                                           {"ncclGetErrorString", &n->error_string},
+                                           {"ncclReduceScatter", &n->reduce_scatter},
+                                           {"ncclAllGather", &n->all_gather}});
 }
 
 /* ---- the watch ---- */

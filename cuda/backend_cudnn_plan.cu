@@ -1,9 +1,9 @@
 /* Plans of attention by cuDNN: the graphs of attention_graph.c as descriptors of its backend interface, the
  * engine that its heuristics put first, an execution plan. Needs no device but to run a plan. */
-#include <dlfcn.h>
 #include <string.h>
 
 #include "cudnn_plan.h"
+#include "library.h"
 
 #ifdef POPALM_CUDNN
 
@@ -12,29 +12,19 @@ const Cudnn *open_cudnn() {
   static bool tried, good;
   if (tried) return good ? &library : nullptr;
   tried = true;
-  void *file = nullptr;
-  for (const char *name : {"libcudnn.so.9", "libcudnn_graph.so.9", "libcudnn.so"})
-    if (!file) file = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!file) return nullptr;
-  const struct {
-    const char *name;
-    void *address;
-  } functions[] = {{"cudnnGetVersion", &library.version},
-                   {"cudnnGetLastErrorString", &library.last_error},
-                   {"cudnnCreate", &library.create_handle},
-                   {"cudnnSetStream", &library.set_stream},
-                   {"cudnnBackendCreateDescriptor", &library.create},
-                   {"cudnnBackendDestroyDescriptor", &library.destroy},
-                   {"cudnnBackendSetAttribute", &library.set},
-                   {"cudnnBackendGetAttribute", &library.get},
-                   {"cudnnBackendFinalize", &library.finalize},
-                   {"cudnnBackendExecute", &library.execute}};
-  for (const auto &function : functions) {
-    void *symbol = dlsym(file, function.name);
-    if (!symbol) return nullptr;
-    memcpy(function.address, &symbol, sizeof symbol);
-  }
-  good = library.version() >= 90800;
+  void *file = library_open({"libcudnn.so.9", "libcudnn_graph.so.9", "libcudnn.so"});
+  good = file &&
+         library_find(file, {{"cudnnGetVersion", &library.version},
+                             {"cudnnGetLastErrorString", &library.last_error},
+                             {"cudnnCreate", &library.create_handle},
+                             {"cudnnSetStream", &library.set_stream},
+                             {"cudnnBackendCreateDescriptor", &library.create},
+                             {"cudnnBackendDestroyDescriptor", &library.destroy},
+                             {"cudnnBackendSetAttribute", &library.set},
+                             {"cudnnBackendGetAttribute", &library.get},
+                             {"cudnnBackendFinalize", &library.finalize},
+                             {"cudnnBackendExecute", &library.execute}}) &&
+         library.version() >= 90800;
   return good ? &library : nullptr;
 }
 

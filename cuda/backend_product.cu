@@ -16,6 +16,7 @@ extern "C" {
 #include "base/hash.h"
 }
 #include "cuda_backend.h"
+#include "library.h"
 #include "scratch.h"
 
 namespace {
@@ -63,33 +64,20 @@ struct CublasLt {
 namespace {
 
 bool open_functions(CublasLt *l) {
-  const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
-  for (const char *name : names)
-    if (!l->file) l->file = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!l->file) return false;
-  struct Function {
-    const char *name;
-    void *address;
-  };
-  const Function functions[] = {{"cublasLtCreate", &l->create},
-                                {"cublasLtDestroy", &l->destroy},
-                                {"cublasLtGetVersion", &l->version},
-                                {"cublasLtMatmul", &l->matmul},
-                                {"cublasLtMatmulDescCreate", &l->product_create},
-                                {"cublasLtMatmulDescDestroy", &l->product_destroy},
-                                {"cublasLtMatmulDescSetAttribute", &l->product_set},
-                                {"cublasLtMatrixLayoutCreate", &l->layout_create},
-                                {"cublasLtMatrixLayoutDestroy", &l->layout_destroy},
-                                {"cublasLtMatmulPreferenceCreate", &l->preference_create},
-                                {"cublasLtMatmulPreferenceDestroy", &l->preference_destroy},
-                                {"cublasLtMatmulPreferenceSetAttribute", &l->preference_set},
-                                {"cublasLtMatmulAlgoGetHeuristic", &l->suggest}};
-  for (const Function &function : functions) {
-    void *symbol = dlsym(l->file, function.name);
-    if (!symbol) return false;
-    memcpy(function.address, &symbol, sizeof symbol);
-  }
-  return true;
+  l->file = library_open({"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"});
+  return l->file && library_find(l->file, {{"cublasLtCreate", &l->create},
+                                           {"cublasLtDestroy", &l->destroy},
+                                           {"cublasLtGetVersion", &l->version},
+                                           {"cublasLtMatmul", &l->matmul},
+                                           {"cublasLtMatmulDescCreate", &l->product_create},
+                                           {"cublasLtMatmulDescDestroy", &l->product_destroy},
+                                           {"cublasLtMatmulDescSetAttribute", &l->product_set},
+                                           {"cublasLtMatrixLayoutCreate", &l->layout_create},
+                                           {"cublasLtMatrixLayoutDestroy", &l->layout_destroy},
+                                           {"cublasLtMatmulPreferenceCreate", &l->preference_create},
+                                           {"cublasLtMatmulPreferenceDestroy", &l->preference_destroy},
+                                           {"cublasLtMatmulPreferenceSetAttribute", &l->preference_set},
+                                           {"cublasLtMatmulAlgoGetHeuristic", &l->suggest}});
 }
 
 uint8_t alignment(const void *pointer, int ld, size_t element) {
