@@ -54,16 +54,12 @@ DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const TensorM
     load_boxes<D, Q::queries>(shared.q(q_count), qkv, tokens, column, row, end, full);
     load_boxes<D, Q::queries>(shared.dout(q_count), dout, tokens, column, row, end, full);
     q_count++;
-    int kv_head = item.head / (op.heads / op.kv_heads);
     for (int i = 0; i < item.blocks; i++, count++) {
-      bool own = i < item.own_blocks;
-      const TensorMap &map = own ? qkv : prefix;
-      row = own ? item.begin + item.own_block(i) * Q::keys : (i - item.own_blocks) * Q::keys;
-      column = (own ? op.heads + kv_head : kv_head) * D;
-      int row_end = own ? end : op.prefix_len, rows = own ? tokens : op.prefix_len;
+      KeyRows k = key_rows<D, Q::keys>(op, item, i, qkv, prefix);
       full = shared.kv_ring.fill(count, 2 * Q::key_bytes);
-      load_boxes<D, Q::keys>(shared.k(count), map, rows, column, row, row_end, full);
-      load_boxes<D, Q::keys>(shared.v(count), map, rows, column + op.kv_heads * D, row, row_end, full);
+      load_boxes<D, Q::keys>(shared.k(count), k.map, k.rows, k.column, k.row, k.row_end, full);
+      load_boxes<D, Q::keys>(shared.v(count), k.map, k.rows, k.column + op.kv_heads * D, k.row, k.row_end,
+                             full);
     }
   }
 }
@@ -84,7 +80,7 @@ DEVICE void consume(const AttentionBackward &op, const float *delta, const Query
   typedef Queries<D> Q;
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
   int count = first, end = first + item.blocks, prefix_first = first + item.own_blocks;
-  int begin = top >= item.length ? end : op.full ? first : prefix_first + item.keys.gap - 1 - top / Q::keys;
+  int begin = first + item.first_seen(top, Q::keys, op.full);
   shared.q_ring.wait_full(q_count);
   for (; count < begin; count++) { /* blocks that these rows do not see */
     shared.kv_ring.wait_full(count);

@@ -55,25 +55,22 @@ template <int D, bool branched>
 DEVICE void produce(const TensorMap &qkv, const TensorMap &prefix, const Attention &op, int tiles,
                     const Shared<D> &shared) {
   typedef Forward<D> F;
-  int tokens = op.sequences.tokens, group = op.heads / op.kv_heads, q_count = 0, count = 0;
+  int tokens = op.sequences.tokens, q_count = 0, count = 0;
   QueryItem item;
   for (int turn = 0; more_work(op.sequences, op.heads, tiles, turn); turn++) {
     if (!query_item<F::queries, F::keys, branched>(op, tiles, turn, item)) continue;
-    int kv_head = item.head / group, end = item.begin + item.length;
+    int end = item.begin + item.length;
     MBarrier *full = shared.q_ring.fill(q_count, F::query_bytes);
     load_boxes<D, F::queries>(shared.q_tile(q_count), qkv, tokens, item.head * D,
                               item.begin + item.first_query, end, full);
     q_count++;
     for (int i = 0; i < item.blocks; i++, count++) {
-      bool own = i < item.own_blocks;
-      const TensorMap &map = own ? qkv : prefix;
-      int row = own ? item.begin + item.own_block(i) * F::keys : (i - item.own_blocks) * F::keys;
-      int row_end = own ? end : op.prefix_len, rows = own ? tokens : op.prefix_len;
-      int k_column = (own ? op.heads + kv_head : kv_head) * D, v_column = k_column + op.kv_heads * D;
+      KeyRows k = key_rows<D, F::keys>(op, item, i, qkv, prefix);
       full = shared.k_ring.fill(count, F::key_bytes);
-      load_boxes<D, F::keys>(shared.k_tile(count), map, rows, k_column, row, row_end, full);
+      load_boxes<D, F::keys>(shared.k_tile(count), k.map, k.rows, k.column, k.row, k.row_end, full);
       full = shared.v_ring.fill(count, F::key_bytes);
-      load_boxes<D, F::keys>(shared.v_tile(count), map, rows, v_column, row, row_end, full);
+      load_boxes<D, F::keys>(shared.v_tile(count), k.map, k.rows, k.column + op.kv_heads * D, k.row,
+                             k.row_end, full);
     }
   }
 }
@@ -158,7 +155,7 @@ DEVICE void consume(const Attention &op, const QueryItem &item, const Shared<D> 
   int top = item.first_query + consumer * 64, first_row = top + warp_index() % 4 * 16;
   int count = first, end = first + item.blocks, prefix_first = first + item.own_blocks;
   shared.q_ring.wait_full(q_count);
-  int begin = top >= item.length ? end : op.full ? first : prefix_first + item.keys.gap - 1 - top / F::keys;
+  int begin = first + item.first_seen(top, F::keys, op.full);
   for (; count < begin; count++) pass_block<D>(shared, count, consumer);
   if (count == end) {
     shared.q_ring.release(q_count);

@@ -198,7 +198,29 @@ struct QueryItem {
 
   /* The sequence's block of keys that is the i-th visited; below 0: of the prefix. */
   DEVICE int own_block(int i) const { return keys.at(blocks - 1 - i) - keys.prefix; }
+  /* The first visited block that the 64 rows from `top` on see, or all blocks if there are no such rows. */
+  DEVICE int first_seen(int top, int block_rows, bool full) const {
+    return top >= length ? blocks : full ? 0 : own_blocks + keys.gap - 1 - top / block_rows;
+  }
 };
+
+/* Where the keys of a block are: `row`.. of the map's `rows`, as far as row_end; their values are kv_heads D
+ * columns further on. */
+struct KeyRows {
+  const TensorMap &map;
+  int rows, column, row, row_end;
+};
+
+/* op: Attention or AttentionBackward */
+template <int D, int block_rows, typename Op>
+DEVICE KeyRows key_rows(const Op &op, const QueryItem &item, int i, const TensorMap &qkv,
+                        const TensorMap &prefix) {
+  int kv_head = item.head / (op.heads / op.kv_heads);
+  if (i < item.own_blocks)
+    return {qkv, op.sequences.tokens, (op.heads + kv_head) * D, item.begin + item.own_block(i) * block_rows,
+            item.begin + item.length};
+  return {prefix, op.prefix_len, kv_head * D, (i - item.own_blocks) * block_rows, op.prefix_len};
+}
 
 /* op: Attention or AttentionBackward */
 template <int queries, int key_rows, bool branched, typename Op>
