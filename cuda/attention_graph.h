@@ -98,7 +98,7 @@ void attention_graph(const AttentionGraphShape *shape, AttentionGraph *out);
  * (CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION), which need not be there. *installed: whether the library is.
  * why, of room bytes: its last error, or "". With the CUDA backend only. */
 bool cudnn_takes_graph(const AttentionGraphShape *shape, const char *device, bool *installed, char *why,
-                 size_t room);
+                       size_t room);
 
 #ifdef __cplusplus
 }

@@ -127,6 +127,8 @@ bool cudnn_takes(Backend *backend, const Attention &op);
 bool cudnn_takes(Backend *backend, const AttentionBackward &op);
 bool cuda_attention_cudnn(Backend *backend, const Attention *op);
 bool cuda_attention_backward_cudnn(Backend *backend, const AttentionBackward *op);
+
+/* The rows of a packed batch as cuDNN reads them: attention_unpack.cu. */
 struct UnpackRows {
   const int32_t *cu_seqlens; /* [count + 1] */
   const float *lse;          /* [heads, tokens]; NULL: no statistics are wanted */
